@@ -1,0 +1,124 @@
+"""The `llamune` program: gathers the commands and turns errors into one line and an exit code.
+
+A module of this folder without a leading underscore is a command: it defines `command`, a
+function with Typer options, or `app`, a Typer with subcommands. Command modules import
+heavy libraries inside their functions, so that `--help` starts at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+import traceback
+from typing import Annotated
+
+import click
+import typer
+
+from llamune import __version__, cli
+from llamune.cli import _screen
+from llamune.errors import LlamuneError
+
+PANELS = {
+    "Models": ["models", "verify", "pull", "push", "publish", "cp", "rm", "gc"],
+    "What is in a file": ["inspect", "neighbors", "diff", "size", "tokenize", "template"],
+    "File to file": ["quantize", "imatrix", "quality", "convert", "merge", "adapter"],
+    "Data": ["data"],
+    "Train": ["plan", "recipe", "tune", "runs", "prove"],
+    "Use": ["run", "chat", "serve", "keys", "usage", "compare", "eval", "scores"],
+    "Share": ["license", "package", "upload"],
+}
+
+OUR_FAULT = 3
+INTERRUPTED = 130
+
+
+def build() -> typer.Typer:
+    """Return the program with every command that exists, in the order of `PANELS`."""
+    app = typer.Typer(
+        name="llamune",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(options)
+    present = {module.name for module in pkgutil.iter_modules(cli.__path__)}
+    for panel, names in PANELS.items():
+        for name in names:
+            file_name = name if name in present else f"{name}_"  # `eval_`, `license_` … are taken
+            if file_name in present:
+                add(app, name, panel, file_name)
+    return app
+
+
+def add(app: typer.Typer, name: str, panel: str, file_name: str) -> None:
+    """Add the command or the group of commands that a module defines."""
+    module = importlib.import_module(f"{cli.__name__}.{file_name}")
+    if hasattr(module, "app"):
+        app.add_typer(module.app, name=name, rich_help_panel=panel)
+    else:
+        app.command(name, rich_help_panel=panel)(module.command)
+
+
+def show_version(value: bool) -> None:
+    """Print the version and leave."""
+    if value:
+        _screen.data(f"llamune {__version__}")
+        raise typer.Exit
+
+
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="show a traceback with an error")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="show the version"),
+    ] = False,
+) -> None:
+    """Fine-tune the model file you already run: GGUF in, GGUF out, with proof."""
+    _ = version
+    _screen.settings.debug = debug
+
+
+def main() -> None:
+    """Run the program; the process ends with the exit code of design, section 3."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    _screen.settings.debug = False
+    try:
+        result = build()(arguments, prog_name="llamune", standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _screen.note("stopped")
+        return INTERRUPTED
+    except LlamuneError as error:
+        return fail(error, error.message, hint=error.hint, exit_code=error.exit_code)
+    except BrokenPipeError:
+        return 0
+    except (OSError, MemoryError) as error:
+        text = f"{error.filename}: {error.strerror}" if getattr(error, "filename", None) else str(error)
+        return fail(error, text or type(error).__name__, hint=None, exit_code=2)
+    except Exception as error:  # noqa: BLE001  the last line of defence: say that it is our fault
+        return fail(
+            error,
+            f"a fault in llamune: {type(error).__name__}: {error}",
+            hint="run it again with `llamune --debug …` and report what it prints",
+            exit_code=OUR_FAULT,
+        )
+    return result if isinstance(result, int) else 0
+
+
+def fail(error: BaseException, message: str, *, hint: str | None, exit_code: int) -> int:
+    """Say what went wrong on stderr and return the exit code."""
+    if _screen.settings.debug:
+        traceback.print_exception(error)
+    _screen.error(message, hint=hint)
+    return exit_code

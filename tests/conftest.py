@@ -1,0 +1,32 @@
+"""Every test gets a home of its own; the starter model comes from a cache outside the checkout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# llama.cpp's and torch's workers spin while they wait: one thread each (design, section 8)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty `$LLAMUNE_HOME`, out of reach of the stores on this machine."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("LLAMUNE_HOME", str(folder / "llamune"))
+    monkeypatch.setenv("OLLAMA_MODELS", str(folder / "ollama"))
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
+    monkeypatch.setenv("LANG", "en_US.UTF-8")
+    monkeypatch.delenv("LC_ALL", raising=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def starter_path() -> Path:
+    """Return the path of the starter model's GGUF file."""
+    from llamune.store import starter
+
+    return starter.fetch()
