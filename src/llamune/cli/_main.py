@@ -13,8 +13,8 @@ import sys
 import traceback
 from typing import Annotated
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from llamune import __version__, cli
 from llamune.cli import _screen
@@ -91,34 +91,35 @@ def run(arguments: list[str]) -> int:
     _screen.settings.debug = False
     try:
         result = build()(arguments, prog_name="llamune", standalone_mode=False)
-    except click.exceptions.Exit as leave:
-        return leave.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        _screen.note("stopped")
-        return INTERRUPTED
-    except LlamuneError as error:
-        return fail(error, error.message, hint=error.hint, exit_code=error.exit_code)
-    except BrokenPipeError:
+    except TyperException as error:
+        _screen.error(error.format_message(), hint="`llamune --help`, or `--help` after a command's name")
+        return LlamuneError.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        result = INTERRUPTED
+    except BrokenPipeError:  # `llamune models | head` is no fault
         return 0
-    except (OSError, MemoryError) as error:
-        text = f"{error.filename}: {error.strerror}" if getattr(error, "filename", None) else str(error)
-        return fail(error, text or type(error).__name__, hint=None, exit_code=2)
-    except Exception as error:  # noqa: BLE001  the last line of defence: say that it is our fault
-        return fail(
-            error,
-            f"a fault in llamune: {type(error).__name__}: {error}",
-            hint="run it again with `llamune --debug …` and report what it prints",
-            exit_code=OUR_FAULT,
-        )
+    except Exception as error:  # noqa: BLE001  the last line of defence: one line, never a traceback
+        return fail(error)
+    if result == INTERRUPTED:  # Typer turns Ctrl-C into this result
+        _screen.note("stopped")
     return result if isinstance(result, int) else 0
 
 
-def fail(error: BaseException, message: str, *, hint: str | None, exit_code: int) -> int:
+def fail(error: Exception) -> int:
     """Say what went wrong on stderr and return the exit code."""
     if _screen.settings.debug:
         traceback.print_exception(error)
-    _screen.error(message, hint=hint)
-    return exit_code
+    if isinstance(error, LlamuneError):
+        _screen.error(error.message, hint=error.hint)
+        return error.exit_code
+    if isinstance(error, OSError) and error.filename:
+        _screen.error(f"{error.filename}: {error.strerror}")
+        return LlamuneError.exit_code
+    if isinstance(error, MemoryError):
+        _screen.error("out of memory", hint="`llamune plan` says what fits this machine")
+        return LlamuneError.exit_code
+    _screen.error(
+        f"a fault in llamune: {type(error).__name__}: {error}",
+        hint="run it again with `llamune --debug …` and report what it prints",
+    )
+    return OUR_FAULT

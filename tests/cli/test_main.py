@@ -1,0 +1,78 @@
+"""The frame of the command line: help, exit codes, errors in one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import typer
+
+from llamune.cli import _main, _screen
+from llamune.errors import AnswerNo, LlamuneError
+
+
+def commands(app: typer.Typer) -> list[str]:
+    """Return every command line prefix that takes `--help`, groups opened up."""
+    root = typer.main.get_command(app)
+    found: list[str] = []
+
+    def walk(command: Any, prefix: str) -> None:
+        found.append(prefix)
+        for name, child in getattr(command, "commands", {}).items():
+            walk(child, f"{prefix} {name}".strip())
+
+    walk(root, "")
+    return found
+
+
+@pytest.mark.parametrize("prefix", commands(_main.build()))
+def test_every_help_page_reads(prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _main.run([*prefix.split(), "--help"]) == 0
+    page = capsys.readouterr().out
+    assert "Usage:" in page
+    assert "Traceback" not in page
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "expected"),
+    [
+        (LlamuneError("no such file", hint="look again"), 2, "error: no such file\n\nhint: look"),
+        (AnswerNo("score 0.7 is below 0.8"), 1, "error: score 0.7"),
+        (ValueError("odd"), 3, "error: a fault in llamune: ValueError: odd"),
+        (KeyboardInterrupt(), 130, "stopped"),
+    ],
+)
+def test_errors_become_one_line_and_an_exit_code(
+    error: BaseException,
+    code: int,
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def command() -> None:
+        raise error
+
+    def one_command() -> typer.Typer:
+        app = typer.Typer()
+        app.callback()(_main.options)
+        app.command("go")(command)
+        return app
+
+    monkeypatch.setattr(_main, "build", one_command)
+    assert _main.run(["go"]) == code
+    talk = capsys.readouterr().err
+    assert expected in talk
+    assert "Traceback" not in talk
+    if code != 130:
+        _main.run(["--debug", "go"])
+        assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _main.run(["no-such-command"]) == 2
+    assert "no-such-command" in capsys.readouterr().err
+
+
+def test_hostile_strings_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    _screen.note("a\x1b[2Jb\x07\u202ec")
+    assert capsys.readouterr().err == "a\ufffd[2Jb\ufffd\ufffdc\n"

@@ -1,0 +1,44 @@
+"""The public face: names load lazily, and light things start without heavy libraries."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import llamune
+
+HEAVY = ("torch", "transformers", "peft", "xllamacpp", "fastapi", "pyarrow", "matplotlib")
+LIGHT_ROOMS = (
+    *("gguf", "store", "license", "arch", "text", "convert", "adapter", "anatomy", "data"),
+    *("runs", "plan", "engine"),
+)
+
+
+def heavy_after(code: str) -> list[str]:
+    """Return which heavy libraries a fresh process has loaded after running `code`."""
+    check = f"import sys\n{code}\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout.splitlines()[-1].split()
+
+
+@pytest.mark.parametrize("name", llamune.__all__)
+def test_every_public_name_resolves(name: str) -> None:
+    assert getattr(llamune, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = llamune.no_such_name
+
+
+@pytest.mark.parametrize("room", LIGHT_ROOMS)
+def test_light_rooms_load_no_heavy_library(room: str) -> None:
+    assert heavy_after(f"import llamune.{room}") == []
+
+
+def test_help_loads_no_heavy_library() -> None:
+    assert heavy_after("from llamune.cli._main import run; run(['--help'])") == []
