@@ -1,0 +1,37 @@
+"""The GGUF file format: checked reader, streaming writer, quant types, rows to floats and back."""
+
+from llamune.gguf.errors import GgufError, MissingKey, UnsupportedFileError
+from llamune.gguf.header import TensorInfo
+from llamune.gguf.kernels import (
+    floats_to_rows,
+    needs_importance,
+    rows_are_finite,
+    rows_to_floats,
+)
+from llamune.gguf.metadata import Metadata
+from llamune.gguf.model_file import ModelFile, shard_paths
+from llamune.gguf.quant_types import QUANT_TYPES, QuantType, quant_type
+from llamune.gguf.values import Entry, ValueType
+from llamune.gguf.writer import NewTensor, header_bytes, write_gguf
+
+__all__ = [
+    "QUANT_TYPES",
+    "Entry",
+    "GgufError",
+    "Metadata",
+    "MissingKey",
+    "ModelFile",
+    "NewTensor",
+    "QuantType",
+    "TensorInfo",
+    "UnsupportedFileError",
+    "ValueType",
+    "floats_to_rows",
+    "header_bytes",
+    "needs_importance",
+    "quant_type",
+    "rows_are_finite",
+    "rows_to_floats",
+    "shard_paths",
+    "write_gguf",
+]
