@@ -1,0 +1,31 @@
+"""Inference: llama.cpp in this process, and whole next-token distributions from it.
+
+`open_engine` gives an engine that answers; `prompt_logits` gives the distribution after every
+token of a text, which is what a proof compares.
+"""
+
+from llamune.engine.base import Engine, collect
+from llamune.engine.embedded import EmbeddedEngine, LoadedAdapter
+from llamune.engine.errors import EngineError, NativeMismatchError
+from llamune.engine.logits import AdapterFile, NativeModel, prompt_logits
+from llamune.engine.opening import adapters_named, adapters_of, open_engine
+from llamune.engine.options import Answer, GenerateOptions, Piece, TokenLogProbability
+
+__all__ = [
+    "AdapterFile",
+    "Answer",
+    "EmbeddedEngine",
+    "Engine",
+    "EngineError",
+    "GenerateOptions",
+    "LoadedAdapter",
+    "NativeMismatchError",
+    "NativeModel",
+    "Piece",
+    "TokenLogProbability",
+    "adapters_named",
+    "adapters_of",
+    "collect",
+    "open_engine",
+    "prompt_logits",
+]

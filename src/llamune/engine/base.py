@@ -1,0 +1,136 @@
+"""What every engine can do."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from llamune.engine.options import Answer, GenerateOptions, Piece, TokenLogProbability
+
+__all__ = ["Engine", "collect"]
+
+Messages = Sequence[Mapping[str, Any]]
+Scales = Mapping[str, float]
+
+
+class Engine(ABC):
+    """A model that answers; a context manager.
+
+    Attributes:
+        name: what the person called the model.
+        adapters: names of the adapters that can be attached, in the order of attachment.
+    """
+
+    name: str
+    adapters: tuple[str, ...] = ()
+
+    @abstractmethod
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        options: GenerateOptions | None = None,
+        *,
+        scales: Scales | None = None,
+    ) -> Iterator[Piece]:
+        """Continue a text or token ids as they stand, without a chat template.
+
+        Args:
+            prompt: text (control tokens spelled out become those tokens) or token ids.
+            options: how to choose tokens.
+            scales: adapter name → strength for this request; default as the engine was opened.
+
+        Yields:
+            pieces as they come; closing the iterator stops the work.
+
+        Raises:
+            EngineError: the engine refuses the request.
+        """
+
+    @abstractmethod
+    def chat(
+        self,
+        messages: Messages,
+        options: GenerateOptions | None = None,
+        *,
+        scales: Scales | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: str | Mapping[str, Any] | None = None,
+    ) -> Iterator[Piece]:
+        """Answer a conversation through the model's own chat template.
+
+        Args:
+            messages: `{"role": …, "content": …}`, oldest first.
+            options: how to choose tokens.
+            scales: adapter name → strength for this request; default as the engine was opened.
+            tools: functions that the model may call, in OpenAI's form.
+            tool_choice: `none`, `auto`, `required`, or the one function to call.
+
+        Yields:
+            pieces as they come; closing the iterator stops the work.
+
+        Raises:
+            EngineError: the engine refuses the request.
+        """
+
+    @abstractmethod
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return one vector a text."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the model; safe to call twice."""
+
+    def answer(
+        self,
+        messages: Messages,
+        options: GenerateOptions | None = None,
+        *,
+        scales: Scales | None = None,
+    ) -> Answer:
+        """Answer a conversation and return when the whole answer is there."""
+        return collect(self.chat(messages, options, scales=scales))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def collect(pieces: Iterable[Piece]) -> Answer:
+    """Put pieces together into a whole answer."""
+    start = time.perf_counter()
+    texts: list[str] = []
+    thoughts: list[str] = []
+    calls: list[Mapping[str, Any]] = []
+    likelihoods: list[TokenLogProbability] = []
+    first: float | None = None
+    last = Piece()
+    for piece in pieces:
+        if first is None and (piece.text or piece.thinking):
+            first = time.perf_counter() - start
+        texts.append(piece.text)
+        thoughts.append(piece.thinking)
+        calls.extend(piece.tool_calls)
+        likelihoods.extend(piece.log_probabilities)
+        last = piece
+    return Answer(
+        text="".join(texts),
+        thinking="".join(thoughts),
+        tool_calls=tuple(calls),
+        log_probabilities=tuple(likelihoods),
+        finish_reason=last.finish_reason or "stop",
+        n_prompt_tokens=last.n_prompt_tokens,
+        n_answer_tokens=last.n_answer_tokens,
+        prompt_seconds=last.prompt_seconds,
+        answer_seconds=last.answer_seconds,
+        first_piece_seconds=first,
+    )

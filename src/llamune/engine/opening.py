@@ -1,0 +1,122 @@
+"""From a model reference to an engine that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llamune.engine.embedded import EmbeddedEngine, LoadedAdapter
+from llamune.errors import LlamuneError
+from llamune.store import Model, resolve
+
+__all__ = ["adapters_named", "adapters_of", "open_engine"]
+
+N_CTX = 4096
+"""tokens of context a request gets where neither the model nor the person says"""
+
+
+def open_engine(
+    model: Model,
+    *,
+    adapters: Sequence[LoadedAdapter] = (),
+    n_ctx: int | None = None,
+    n_parallel: int = 1,
+    n_threads: int | None = None,
+    n_gpu_layers: int = -1,
+    embeddings: bool = False,
+) -> EmbeddedEngine:
+    """Load a model into llama.cpp in this process.
+
+    Args:
+        model: the model; its own adapters are applied.
+        adapters: further adapters to load beside it.
+        n_ctx: tokens of context a request may use; default the model's `num_ctx`, else 4,096.
+        n_parallel: requests that are worked on at the same time.
+        n_threads: CPU threads; default one a physical core.
+        n_gpu_layers: layers to put on a GPU; -1 = as many as there are.
+        embeddings: open the model for `embed` instead of for answers.
+
+    Raises:
+        EngineError: llama.cpp is not installed, or refuses the model or an adapter.
+    """
+    return EmbeddedEngine(
+        str(model),
+        model.paths,
+        adapters=[*adapters_of(model), *adapters],
+        n_ctx=n_ctx or int(model.parameters.get("num_ctx", N_CTX)),
+        n_parallel=n_parallel,
+        n_threads=n_threads,
+        n_gpu_layers=n_gpu_layers,
+        embeddings=embeddings,
+        opening=opening_of(model),
+        parameters=model.parameters,
+    )
+
+
+def opening_of(model: Model) -> tuple[dict[str, object], ...]:
+    """Return what every conversation with a model begins with: its system prompt and messages."""
+    system = [{"role": "system", "content": model.system}] if model.system else []
+    return (*system, *(dict(message) for message in model.messages))
+
+
+def adapters_of(model: Model) -> list[LoadedAdapter]:
+    """Return a model's own adapters, named by digest or path."""
+    return [
+        LoadedAdapter(
+            name=adapter.digest or str(adapter.path), path=adapter.path, scale=adapter.scale
+        )
+        for adapter in model.adapters
+    ]
+
+
+def adapters_named(text: str, *, base: Model) -> list[LoadedAdapter]:
+    """Return the adapters that `A` or `A@0.7` stands for.
+
+    Args:
+        text: an adapter's GGUF file, or a model with adapters, and how strongly it acts.
+        base: the model they are to be applied to.
+
+    Raises:
+        LlamuneError: nothing is there, it has no adapter, or it was made for another base.
+    """
+    name, scale = split_scale(text)
+    path = Path(name).expanduser()
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        return [LoadedAdapter(name=name, path=path, scale=scale)]
+    model = resolve(name)
+    if not model.adapters:
+        raise LlamuneError(
+            f"{name}: this model has no adapter",
+            hint="name an adapter's GGUF file, or a model that `llamune tune` published",
+        )
+    if base.digest and model.digest and base.digest != model.digest:
+        raise LlamuneError(
+            f"{name}: its adapter was made for another base ({model.digest[:19]}…) than {base}",
+            hint="an adapter only fits the very file it was trained on",
+        )
+    many = len(model.adapters) > 1
+    return [
+        LoadedAdapter(
+            name=f"{name}/{number}" if many else name,
+            path=adapter.path,
+            scale=scale * adapter.scale,
+        )
+        for number, adapter in enumerate(model.adapters, start=1)
+    ]
+
+
+def split_scale(text: str) -> tuple[str, float]:
+    """Split `A@0.7` into name and strength; without `@` the strength is 1.
+
+    Raises:
+        LlamuneError: what follows the last `@` is not a number.
+    """
+    name, at, strength = text.rpartition("@")
+    if not at:
+        return text, 1.0
+    try:
+        return name, float(strength)
+    except ValueError:
+        raise LlamuneError(
+            f"{text}: {strength!r} is not a strength", hint="write an adapter as NAME@0.7"
+        ) from None
