@@ -1,0 +1,199 @@
+"""Putting models into our library: an adapter beside its base, or a whole model file.
+
+What a base says beside its weights (template, system prompt, parameters, licences, renderer and
+parser) goes with whatever is made from it; a blob that the library has already, or that can be
+linked from another store, takes no second place on the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llamune.store import manifests as kinds
+from llamune.store.manifests import Layer, NewLayer
+from llamune.store.models import Model, model_of_name
+from llamune.store.names import ModelName
+from llamune.store.places import library
+from llamune.store.sharing import Sharing, can_link
+from llamune.store.stores import Advance, Store
+
+__all__ = ["bytes_to_copy", "publish", "publish_adapter", "publish_model", "publish_starter"]
+
+BIG = (kinds.MODEL, kinds.PROJECTOR, kinds.DRAFT)
+DEFAULT_CONFIG = {"model_format": "gguf", "architecture": "amd64", "os": "linux"}
+
+
+def publish(
+    name: str | ModelName,
+    layers: Sequence[Layer | NewLayer],
+    *,
+    config: Mapping[str, Any],
+    annotations: Mapping[str, str] | None = None,
+    replace: bool = False,
+    sharing: Sharing = "copy",
+    store: Store | None = None,
+    advance: Advance | None = None,
+) -> Model:
+    """Write a model into a store and return it as `resolve` would.
+
+    Args:
+        name: under which it appears.
+        layers: its parts in order.
+        config: the description that goes into the config blob.
+        annotations: lineage, such as `llamune.base.digest`.
+        replace: whether a model of that name may be replaced.
+        sharing: how far to go when a file can be neither linked nor cloned.
+        store: default our library.
+        advance: called with the number of bytes hashed or copied.
+
+    Raises:
+        ExistsError: the name is taken and `replace` is false.
+        CopyNeededError: only a copy would do and `sharing` is "link".
+    """
+    place = store or library()
+    full = ModelName.parse(name) if isinstance(name, str) else name
+    place.publish(
+        full,
+        layers,
+        config=config,
+        annotations=annotations,
+        replace=replace,
+        sharing=sharing,
+        advance=advance,
+    )
+    return model_of_name(place, full)
+
+
+def publish_adapter(
+    name: str | ModelName,
+    base: Model,
+    adapter_gguf: Path,
+    annotations: Mapping[str, str] | None = None,
+    *,
+    replace: bool = False,
+    sharing: Sharing = "copy",
+    advance: Advance | None = None,
+) -> Model:
+    """Publish a base with an adapter on it; the base's own adapters are not taken along.
+
+    Args:
+        name: under which it appears.
+        base: the model that the adapter was trained on.
+        adapter_gguf: the adapter's GGUF file.
+        annotations: lineage; `llamune.base.digest` is added when the base has a digest.
+        replace: whether a model of that name may be replaced.
+        sharing: how far to go when the base can be neither linked nor cloned.
+        advance: called with the number of bytes hashed or copied.
+    """
+    kept = [layer for layer in layers_of(base) if layer.media_type != kinds.ADAPTER]
+    lineage = {"llamune.base.digest": base.digest} if base.digest else {}
+    return publish(
+        name,
+        [*kept, NewLayer(kinds.ADAPTER, adapter_gguf, sharing="copy")],
+        config=base.config or DEFAULT_CONFIG,
+        annotations={**lineage, **(annotations or {})},
+        replace=replace,
+        sharing=sharing,
+        advance=advance,
+    )
+
+
+def publish_model(
+    name: str | ModelName,
+    gguf: Path | Sequence[Path],
+    like: Model | None = None,
+    annotations: Mapping[str, str] | None = None,
+    *,
+    licenses: Sequence[str] = (),
+    config: Mapping[str, Any] | None = None,
+    replace: bool = False,
+    sharing: Sharing = "copy",
+    advance: Advance | None = None,
+) -> Model:
+    """Publish a whole model file.
+
+    Args:
+        name: under which it appears.
+        gguf: the file, or its shards in order.
+        like: the model whose template, parameters, system prompt, licences and other small
+            layers go along.
+        annotations: lineage.
+        licenses: licence texts to add.
+        config: entries that replace those of `like`.
+        replace: whether a model of that name may be replaced.
+        sharing: how far to go when the file can be neither linked nor cloned.
+        advance: called with the number of bytes hashed or copied.
+    """
+    files = [gguf] if isinstance(gguf, Path) else list(gguf)
+    carried = layers_of(like) if like is not None else []
+    weights = (kinds.MODEL, kinds.ADAPTER)
+    return publish(
+        name,
+        [
+            *(NewLayer(kinds.MODEL, path) for path in files),
+            *(layer for layer in carried if layer.media_type not in weights),
+            *(NewLayer(kinds.LICENSE, text.encode()) for text in licenses),
+        ],
+        config={**DEFAULT_CONFIG, **(like.config if like is not None else {}), **(config or {})},
+        annotations=annotations,
+        replace=replace,
+        sharing=sharing,
+        advance=advance,
+    )
+
+
+def publish_starter(gguf: Path, license_text: str) -> Model:
+    """Publish the starter model; the cached file is immutable, so that it is linked."""
+    from llamune.store.starter import GGUF_SHA256, NAME
+
+    return publish(
+        NAME,
+        [
+            NewLayer(kinds.MODEL, gguf, digest=f"sha256:{GGUF_SHA256}"),
+            NewLayer(kinds.LICENSE, license_text.encode()),
+        ],
+        config={
+            **DEFAULT_CONFIG,
+            "model_family": "llama",
+            "model_families": ["llama"],
+            "model_type": "134.52M",
+            "file_type": "Q4_1",
+        },
+        replace=True,
+    )
+
+
+def layers_of(model: Model) -> list[NewLayer]:
+    """Return a model's parts as layers for another manifest."""
+    if model.manifest is None or model.store is None:
+        return [NewLayer(kinds.MODEL, path, digest=model.digest) for path in model.paths]
+    return [
+        NewLayer(
+            layer.media_type,
+            model.store.checked_blob(layer),
+            origin=str(model.name) if layer.media_type == kinds.MODEL else layer.origin,
+            digest=layer.digest,
+            sharing=None if layer.media_type in BIG else "copy",
+        )
+        for layer in model.manifest.layers
+    ]
+
+
+def bytes_to_copy(model: Model, *, store: Store | None = None) -> int:
+    """Return how many bytes publishing something on this model would copy: 0 when all are shared.
+
+    A blob in another store can be hard-linked or cloned; a file outside a store only cloned.
+    """
+    place = store or library()
+    total = 0
+    for layer in layers_of(model):
+        path = layer.source
+        if isinstance(path, bytes) or layer.sharing == "copy":
+            continue
+        if layer.digest is not None and place.has(layer.digest):
+            continue
+        if not can_link(path, place.blobs, immutable=layer.digest is not None):
+            total += path.stat().st_size
+    return total
