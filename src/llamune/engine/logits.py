@@ -8,14 +8,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from llamune.engine import native
 from llamune.engine.errors import EngineError, NativeMismatchError
 from llamune.engine.threads import default_threads
+
+if TYPE_CHECKING:  # numpy takes as long to import as the first answer to begin
+    import numpy as np
+    import numpy.typing as npt
 
 __all__ = ["AdapterFile", "NativeModel", "prompt_logits"]
 
@@ -214,6 +215,8 @@ class NativeModel:
     def _run(
         self, context: int, batch: native.Batch, sequence: Sequence[int], n_batch: int
     ) -> npt.NDArray[np.float32]:
+        import numpy as np
+
         self._library.llama_memory_clear(self._library.llama_get_memory(context), True)
         out = np.empty((len(sequence), self.n_vocab), np.float32)
         for start in range(0, len(sequence), n_batch):
