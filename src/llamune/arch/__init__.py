@@ -1,0 +1,24 @@
+"""Model families as data: names, shapes, sizes and how each differs from the transformers model.
+
+Adding a family means one file here that calls `register`, and one row in `tests/arch`.
+"""
+
+from __future__ import annotations
+
+from llamune.arch.family import Family, OffsetNorm, PermuteRows, Role, Sizes, TensorRule, Transform
+from llamune.arch.registry import describe, families
+from llamune.arch.sections import is_extra, section_of
+
+__all__ = [
+    "Family",
+    "OffsetNorm",
+    "PermuteRows",
+    "Role",
+    "Sizes",
+    "TensorRule",
+    "Transform",
+    "describe",
+    "families",
+    "is_extra",
+    "section_of",
+]

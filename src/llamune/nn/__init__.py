@@ -1,0 +1,22 @@
+"""Packed layers, unpacking kernels, the fused loss, and `load`."""
+
+from __future__ import annotations
+
+from llamune.nn import legacy as _legacy  # noqa: F401  registers its types
+from llamune.nn.compute import Compute, best_device, choose_compute
+from llamune.nn.loading import load
+from llamune.nn.loss import fused_loss
+from llamune.nn.packed import PackedEmbedding, PackedLinear
+from llamune.nn.unpack import unpack, unpackable
+
+__all__ = [
+    "Compute",
+    "PackedEmbedding",
+    "PackedLinear",
+    "best_device",
+    "choose_compute",
+    "fused_loss",
+    "load",
+    "unpack",
+    "unpackable",
+]

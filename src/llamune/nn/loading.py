@@ -1,0 +1,204 @@
+"""From a model file to a transformers model whose weights stay packed and mapped."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from llamune.arch import Family, OffsetNorm, PermuteRows, Role, TensorRule, describe
+from llamune.gguf import ModelFile
+from llamune.nn.compiling import can_compile
+from llamune.nn.compute import best_device, choose_compute
+from llamune.nn.model import class_of
+from llamune.nn.packed import PackedEmbedding, PackedLinear, from_pairs
+from llamune.nn.unpack import require_unpackable
+from llamune.nn.unpack import unpack as unpack_rows
+from llamune.store import resolve
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["load"]
+
+COMPILE_FROM_PARAMETERS = 20_000_000  # below, compiling takes longer than it saves
+
+
+def load(
+    model: ModelFile | str | Path,
+    *,
+    family: Family | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    unpack: bool = False,
+    compiled: bool | None = None,
+) -> PreTrainedModel:
+    """Return the transformers model of a file, its linear and embedding weights packed.
+
+    Args:
+        model: an opened file, which stays mapped as long as the result lives, or a model
+            reference.
+        family: what `describe(file)` returned, if it was called already.
+        device: where the packed bytes go, default the best present; on the CPU they stay in the
+            mapped file.
+        dtype: that layers compute in; default what a short trial on the device finds fastest.
+        unpack: give the ordinary dense model, every weight trainable.
+        compiled: whether unpacking is compiled; default where a compiler is and it pays.
+
+    Raises:
+        UnsupportedError: the architecture, or a tensor's quant type, is not implemented.
+    """
+    file = model if isinstance(model, ModelFile) else open_reference(str(model))
+    family = family or describe(file)
+    for rule in family.rules.values():
+        require_unpackable(file.tensors[rule.gguf].type.name, f"{file.path}: {rule.gguf}")
+    device = torch.device(device or best_device())
+    if compiled is None:
+        large = family.multiplying_parameters >= COMPILE_FROM_PARAMETERS
+        compiled = large and can_compile(device.type)
+    dtype = dtype or choose_compute(family, device).torch_dtype
+    builder = Builder(file, family, device, dtype, compiled=compiled)
+    return builder.dense() if unpack else builder.packed()
+
+
+def open_reference(reference: str) -> ModelFile:
+    """Open the model file that a reference names."""
+    return ModelFile.open(resolve(reference).paths)
+
+
+class Builder:
+    """Builds one model; holds what every step needs."""
+
+    def __init__(
+        self,
+        file: ModelFile,
+        family: Family,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        compiled: bool,
+    ) -> None:
+        self.file = file
+        self.family = family
+        self.device = device
+        self.dtype = dtype
+        self.compiled = compiled
+        self.mapped: dict[str, Tensor] = {}  # a tied output shares the embedding's bytes
+
+    def packed(self) -> PreTrainedModel:
+        """Return the model with packed layers, nothing trainable."""
+        model = self.empty(class_of(self.family.model_class))
+        for rule in self.family.rules.values():
+            if rule.role is Role.LINEAR:
+                replace(model, rule.module, self.linear(rule))
+            elif rule.role is Role.EMBEDDING:
+                replace(model, rule.module, self.embedding(model, rule))
+            elif rule.role is Role.NORM:
+                norm = model.get_submodule(rule.module)
+                norm.weight = nn.Parameter(self.floats(rule), requires_grad=False)
+        if self.family.tied:
+            table = model.get_input_embeddings()
+            replace(model, "lm_head", self.tied_output(table))
+        return self.finish(model)
+
+    def dense(self) -> PreTrainedModel:
+        """Return the ordinary model with float weights, everything trainable."""
+        import transformers
+
+        model = self.empty(getattr(transformers, self.family.model_class))
+        for rule in self.family.rules.values():
+            module = model.get_submodule(rule.module)
+            setattr(module, rule.parameter, nn.Parameter(self.floats(rule)))
+        if self.family.tied:
+            model.lm_head.weight = model.get_input_embeddings().weight
+        return self.finish(model)
+
+    def empty(self, model_class: type[Any]) -> Any:
+        """Return the model without weights, its position tables made for real."""
+        import transformers
+
+        config_class = getattr(transformers, self.family.config_class)
+        config = config_class(**self.family.config)
+        config.dtype = self.dtype
+        config._attn_implementation = "sdpa"
+        with torch.device("meta"):
+            model = model_class(config)
+        model.model.rotary_emb = type(model.model.rotary_emb)(config)
+        self.divide_frequencies(model.model.rotary_emb)
+        return model
+
+    def divide_frequencies(self, rotary: Any) -> None:
+        """Divide RoPE's frequencies by the file's factors, where it has them."""
+        if self.family.rope_factors is None:
+            return
+        factors = torch.from_numpy(self.file.floats(self.family.rope_factors).reshape(-1).copy())
+        rotary.inv_freq = rotary.inv_freq / factors
+        rotary.original_inv_freq = rotary.inv_freq.clone()
+
+    def finish(self, model: Any) -> PreTrainedModel:
+        """Put the rest on the device and leave nothing on "meta"."""
+        model.to(self.device)
+        model.config._name_or_path = str(self.file.path)
+        return model.eval()  # type: ignore[no-any-return]  # transformers is untyped here
+
+    def linear(self, rule: TensorRule) -> PackedLinear:
+        """Return one packed linear layer with its bias."""
+        bias_rule = self.family.rules.get(f"{rule.module}.bias")
+        return PackedLinear(
+            self.mapped_bytes(rule.gguf),
+            self.file.tensors[rule.gguf].type.name,
+            rule.shape[1],
+            dtype=self.dtype,
+            bias=None if bias_rule is None else self.floats(bias_rule),
+            n_pair_head=rule.transform.n_head if isinstance(rule.transform, PermuteRows) else 0,
+            compiled=self.compiled,
+        )
+
+    def embedding(self, model: Any, rule: TensorRule) -> PackedEmbedding:
+        """Return the packed token embedding."""
+        replaced = model.get_submodule(rule.module)
+        return PackedEmbedding(
+            self.mapped_bytes(rule.gguf),
+            self.file.tensors[rule.gguf].type.name,
+            rule.shape[1],
+            dtype=self.dtype,
+            padding_idx=replaced.padding_idx,
+        )
+
+    def tied_output(self, table: PackedEmbedding) -> PackedLinear:
+        """Return the output layer over the token embedding's bytes."""
+        return PackedLinear(
+            table.packed,
+            table.kind,
+            table.embedding_dim,
+            dtype=self.dtype,
+            compiled=self.compiled,
+        )
+
+    def mapped_bytes(self, name: str) -> Tensor:
+        """Return a tensor's packed rows on the device; on the CPU a view of the mapped file."""
+        if name not in self.mapped:
+            with warnings.catch_warnings():
+                # torch warns that the map is read-only; nothing here ever writes to it
+                warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
+                self.mapped[name] = torch.from_numpy(self.file.packed(name)).to(self.device)
+        return self.mapped[name]
+
+    def floats(self, rule: TensorRule) -> Tensor:
+        """Return a tensor as transformers keeps it, a copy in the compute type."""
+        kind = self.file.tensors[rule.gguf].type.name
+        values = unpack_rows(self.mapped_bytes(rule.gguf), kind, torch.float32).reshape(rule.shape)
+        if isinstance(rule.transform, PermuteRows):
+            values = from_pairs(values, rule.transform.n_head, dim=0)
+        elif isinstance(rule.transform, OffsetNorm):
+            values = values - rule.transform.offset
+        return values.to(self.dtype, copy=True)
+
+
+def replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module at a path of the model."""
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)

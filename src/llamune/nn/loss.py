@@ -1,0 +1,209 @@
+"""Next-token cross-entropy straight from hidden states: the full logits never exist.
+
+Only positions with a label reach the output matrix, a chunk of them at a time; the packed matrix
+is unpacked a slice of the vocabulary at a time. The gradient of the hidden states is made in the
+same pass, so that logits are computed once. Source of the idea: Cut Cross-Entropy,
+arXiv:2411.09009.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llamune.nn.packed import PackedLinear
+from llamune.nn.unpack import unpack
+
+__all__ = ["IGNORED", "fused_loss", "shifted"]
+
+IGNORED = -100
+LOGITS_BYTES = 128 << 20  # of one chunk of positions
+SLICE_BYTES = 128 << 20  # of one unpacked slice of the output matrix
+
+
+def shifted(labels: Tensor) -> Tensor:
+    """Return for each position the next token's label; the last has none. (batch, length)."""
+    return torch.cat((labels[:, 1:], labels.new_full((labels.shape[0], 1), IGNORED)), dim=1)
+
+
+def fused_loss(
+    hidden: Tensor,
+    output: nn.Module,
+    labels: Tensor,
+    *,
+    n_items: Tensor | float | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Return the mean cross-entropy over the positions that have a label.
+
+    Args:
+        hidden: (positions, d_model), what the output matrix multiplies.
+        output: the output layer: packed, `nn.Linear`, or any module (an adapter on it).
+        labels: (positions,), the token that follows; `IGNORED` for none.
+        n_items: divide the sum by this, default the number of labels here. (A Trainer passes the
+            count over all micro-batches of a step.)
+        softcap: logits become softcap * tanh(logits / softcap).
+
+    Returns:
+        Scalar, f32.
+    """
+    chosen = (labels != IGNORED).nonzero().squeeze(1)
+    divisor = chosen.numel() if n_items is None else n_items
+    if chosen.numel() == 0:
+        return hidden.sum().float() * 0.0
+    rows, targets = hidden.index_select(0, chosen), labels.index_select(0, chosen)
+    slices = slices_of(output)
+    if slices is None:
+        return chunked_loss(rows, output, targets, softcap) / divisor
+    trained = None if isinstance(slices, PackedSlices) else slices.weight
+    # torch's Function has no types
+    total: Tensor = FusedLoss.apply(rows, trained, targets, slices, softcap)  # type: ignore[no-untyped-call]
+    return total / divisor
+
+
+def chunked_loss(rows: Tensor, output: nn.Module, targets: Tensor, softcap: float | None) -> Tensor:
+    """Return the summed loss through any output module, logits recomputed in backward."""
+    from torch.utils.checkpoint import checkpoint
+
+    def loss_of(part: Tensor, wanted: Tensor) -> Tensor:
+        logits = capped(output(part).float(), softcap)
+        return nn.functional.cross_entropy(logits, wanted, reduction="sum")
+
+    size = max(1, LOGITS_BYTES // (4 * int(output.out_features)))  # type: ignore[arg-type]
+    parts = zip(torch.split(rows, size), torch.split(targets, size), strict=True)
+    losses = [checkpoint(loss_of, part, wanted, use_reentrant=False) for part, wanted in parts]
+    return torch.stack(losses).sum()
+
+
+def capped(logits: Tensor, softcap: float | None) -> Tensor:
+    """Return softcap * tanh(logits / softcap)."""
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+class DenseSlices:
+    """The output matrix in floats, as one slice."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+        self.n_vocab = weight.shape[0]
+
+    def __call__(self, _: torch.dtype) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield (start, stop, rows start to stop)."""
+        yield 0, self.n_vocab, self.weight.detach()
+
+
+class PackedSlices:
+    """The packed output matrix, unpacked slice by slice; a small one is unpacked once."""
+
+    def __init__(self, layer: PackedLinear) -> None:
+        self.layer = layer
+        self.n_vocab = layer.out_features
+        self.kept: Tensor | None = None
+
+    def __call__(self, dtype: torch.dtype) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield (start, stop, rows start to stop)."""
+        step = max(1, SLICE_BYTES // (self.layer.in_features * dtype.itemsize))
+        for start in range(0, self.n_vocab, step):
+            stop = min(start + step, self.n_vocab)
+            if self.kept is not None:
+                yield start, stop, self.kept
+                continue
+            rows = unpack(
+                self.layer.packed[start:stop], self.layer.kind, dtype, compiled=self.layer.compiled
+            )
+            if step >= self.n_vocab:
+                self.kept = rows
+            yield start, stop, rows
+
+
+def slices_of(output: nn.Module) -> DenseSlices | PackedSlices | None:
+    """Return a plain output layer's matrix in slices; None for a layer that does more."""
+    if not isinstance(output, nn.Linear) or getattr(output, "bias", None) is not None:
+        return None
+    # an adapter's layer is no nn.Linear
+    return PackedSlices(output) if isinstance(output, PackedLinear) else DenseSlices(output.weight)
+
+
+class FusedLoss(torch.autograd.Function):
+    """The summed loss; its gradients are made in forward and scaled in backward."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917  torch passes them by position
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor | None,
+        targets: Tensor,
+        slices: DenseSlices | PackedSlices,
+        softcap: float | None,
+    ) -> Tensor:
+        """Return the sum over rows of -log p(target)."""
+        to_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
+        to_weight = (
+            torch.zeros_like(weight) if weight is not None and ctx.needs_input_grad[1] else None
+        )
+        size = max(1, LOGITS_BYTES // (4 * slices.n_vocab))
+        total = rows.new_zeros((), dtype=torch.float32)
+        for start in range(0, rows.shape[0], size):
+            part = rows[start : start + size]
+            loss, to_logits = loss_and_gradient(
+                logits_of(part, slices), targets[start : start + size], softcap
+            )
+            total += loss
+            to_logits = to_logits.to(rows.dtype)
+            if to_rows is not None:
+                to_rows[start : start + size] = times_weight(to_logits, part, slices)
+            if to_weight is not None:
+                to_weight += to_logits.T @ part
+        ctx.save_for_backward(to_rows, to_weight)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale the gradients made in forward."""
+        to_rows, to_weight = ctx.saved_tensors
+        scaled = (
+            None if kept is None else kept * gradient.to(kept.dtype)
+            for kept in (to_rows, to_weight)
+        )
+        return *scaled, None, None, None
+
+
+def logits_of(part: Tensor, slices: Any) -> Tensor:
+    """Return logits in f32: (positions, d_model) -> (positions, n_vocab)."""
+    logits = part.new_empty((part.shape[0], slices.n_vocab), dtype=wide(part.dtype))
+    for start, stop, rows in slices(part.dtype):
+        logits[:, start:stop] = part @ rows.T
+    return logits
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the type for logits: f32, or f64 where everything is."""
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
+def loss_and_gradient(
+    logits: Tensor, targets: Tensor, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Return the summed loss and its gradient, which takes the logits' memory."""
+    slope = None
+    if softcap is not None:
+        logits.div_(softcap).tanh_()
+        slope = 1.0 - logits * logits  # of tanh
+        logits.mul_(softcap)
+    wanted = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+    log_total = torch.logsumexp(logits, dim=1)
+    loss = (log_total - wanted).sum()
+    gradient = logits.sub_(log_total.unsqueeze(1)).exp_()
+    gradient[torch.arange(len(targets), device=targets.device), targets] -= 1.0
+    return loss, gradient if slope is None else gradient.mul_(slope)
+
+
+def times_weight(to_logits: Tensor, like: Tensor, slices: Any) -> Tensor:
+    """Return the gradient of the hidden states: (positions, n_vocab) -> (positions, d_model)."""
+    out = torch.zeros_like(like)
+    for start, stop, rows in slices(like.dtype):
+        out += to_logits[:, start:stop] @ rows
+    return out

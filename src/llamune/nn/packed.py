@@ -1,0 +1,191 @@
+"""Linear and embedding layers whose weight stays in the file's quant blocks.
+
+They subclass `nn.Linear` and `nn.Embedding`, since PEFT chooses by that; `weight` is a property
+that unpacks. The matrix product is one opaque operator, so that a compiled decoder layer cannot
+decide to keep the floats: forward unpacks, backward unpacks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llamune.gguf import quant_type
+from llamune.nn.unpack import unpack
+
+__all__ = ["PackedEmbedding", "PackedLinear", "from_pairs", "to_pairs"]
+
+
+def from_pairs(values: Tensor, n_head: int, *, dim: int = -1) -> Tensor:
+    """Reorder one dimension from the file's pairs to halves, per head (0 heads: leave it)."""
+    if n_head == 0:
+        return values
+    dim %= values.ndim
+    pairs = torch.unflatten(values, dim, (n_head, -1, 2))
+    return pairs.transpose(dim + 1, dim + 2).flatten(dim, dim + 2)
+
+
+def to_pairs(values: Tensor, n_head: int, *, dim: int = -1) -> Tensor:
+    """Undo `from_pairs`."""
+    if n_head == 0:
+        return values
+    dim %= values.ndim
+    halves = torch.unflatten(values, dim, (n_head, 2, -1))
+    return halves.transpose(dim + 1, dim + 2).flatten(dim, dim + 2)
+
+
+@torch.library.custom_op("llamune::packed_linear", mutates_args=())
+def packed_linear(x: Tensor, packed: Tensor, kind: str, n_pair_head: int, compiled: bool) -> Tensor:
+    """Return x Wᵀ: (…, columns) and packed (rows, row_bytes) -> (…, rows)."""
+    weight = unpack(packed, kind, x.dtype, compiled=compiled)
+    return from_pairs(x @ weight.T, n_pair_head)
+
+
+@packed_linear.register_fake
+def _(x: Tensor, packed: Tensor, kind: str, n_pair_head: int, compiled: bool) -> Tensor:  # noqa: ARG001
+    return x.new_empty((*x.shape[:-1], packed.shape[0]))
+
+
+@torch.library.custom_op("llamune::packed_linear_backward", mutates_args=())
+def packed_linear_backward(
+    gradient: Tensor, packed: Tensor, kind: str, n_pair_head: int, compiled: bool
+) -> Tensor:
+    """Return gradient W: (…, rows) -> (…, columns)."""
+    weight = unpack(packed, kind, gradient.dtype, compiled=compiled)
+    return to_pairs(gradient, n_pair_head) @ weight
+
+
+@packed_linear_backward.register_fake
+def _(gradient: Tensor, packed: Tensor, kind: str, n_pair_head: int, compiled: bool) -> Tensor:  # noqa: ARG001
+    found = quant_type(kind)
+    n_columns = packed.shape[1] // found.block_bytes * found.block_size
+    return gradient.new_empty((*gradient.shape[:-1], n_columns))
+
+
+def keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
+    """Keep the packed bytes only."""
+    _, packed, ctx.kind, ctx.n_pair_head, ctx.compiled = inputs
+    ctx.save_for_backward(packed)
+
+
+def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradient of x; the packed weight has none."""
+    (packed,) = ctx.saved_tensors
+    to_x = None
+    if ctx.needs_input_grad[0]:
+        to_x = packed_linear_backward(gradient, packed, ctx.kind, ctx.n_pair_head, ctx.compiled)
+    return to_x, None, None, None, None
+
+
+packed_linear.register_autograd(backward, setup_context=keep_for_backward)
+
+
+class PackedLinear(nn.Linear):
+    """A linear layer over packed rows; only its bias can be trained.
+
+    Args:
+        packed: uint8, (rows, row_bytes); read-only memory is fine, it is never written.
+        kind: quant type's name.
+        n_columns: inputs.
+        dtype: of `weight` when asked for; `forward` computes in its input's type.
+        bias: (rows,) or None.
+        n_pair_head: heads whose rows the file keeps in pairs, 0 for none.
+        compiled: whether unpacking goes through `torch.compile`.
+    """
+
+    bias: nn.Parameter | None  # type: ignore[assignment]  # nn.Linear declares it always there
+
+    def __init__(
+        self,
+        packed: Tensor,
+        kind: str,
+        n_columns: int,
+        *,
+        dtype: torch.dtype,
+        bias: Tensor | None = None,
+        n_pair_head: int = 0,
+        compiled: bool = False,
+    ) -> None:
+        nn.Module.__init__(self)  # nn.Linear's own would make a dense weight
+        self.in_features = n_columns
+        self.out_features = packed.shape[0]
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        # not a buffer: DDP would broadcast it into read-only memory, state_dict would write it
+        self.packed = packed
+        self.kind = kind
+        self.dtype = dtype
+        self.n_pair_head = n_pair_head
+        self.compiled = compiled
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]  # nn.Linear declares a parameter
+        """The unpacked weight, (rows, columns), made anew each time."""
+        dense = unpack(self.packed, self.kind, self.dtype, compiled=self.compiled)
+        return from_pairs(dense, self.n_pair_head, dim=0)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  nn.Linear's name
+        """Return input Wᵀ + bias."""
+        out: Tensor = packed_linear(input, self.packed, self.kind, self.n_pair_head, self.compiled)
+        return out if self.bias is None else out + self.bias.to(out.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own
+        self.packed = fn(self.packed)
+        return self
+
+    def extra_repr(self) -> str:
+        """Return what `print(model)` shows."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}, packed={self.kind}"
+        )
+
+
+class PackedEmbedding(nn.Embedding):
+    """An embedding over packed rows; `scale` multiplies what it returns (Gemma)."""
+
+    def __init__(
+        self,
+        packed: Tensor,
+        kind: str,
+        n_columns: int,
+        *,
+        dtype: torch.dtype,
+        padding_idx: int | None = None,
+        scale: float | None = None,
+    ) -> None:
+        nn.Module.__init__(self)  # nn.Embedding's own would make a dense weight
+        self.num_embeddings = packed.shape[0]
+        self.embedding_dim = n_columns
+        self.padding_idx = padding_idx
+        self.max_norm = None
+        self.norm_type = 2.0
+        self.scale_grad_by_freq = False
+        self.sparse = False
+        self.packed = packed
+        self.kind = kind
+        self.dtype = dtype
+        self.scale = scale
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]  # nn.Embedding declares a parameter
+        """The unpacked table, (rows, columns), made anew each time, without `scale`."""
+        return unpack(self.packed, self.kind, self.dtype)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  nn.Embedding's name
+        """Return the rows of the token ids: (…) -> (…, columns)."""
+        rows = unpack(self.packed[input.reshape(-1)], self.kind, self.dtype)
+        rows = rows.view(*input.shape, self.embedding_dim)
+        return rows if self.scale is None else rows * self.scale
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedEmbedding:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own
+        self.packed = fn(self.packed)
+        return self
+
+    def extra_repr(self) -> str:
+        """Return what `print(model)` shows."""
+        return f"{self.num_embeddings}, {self.embedding_dim}, packed={self.kind}"

@@ -1,0 +1,86 @@
+"""Packed rows to floats in pure torch: the same functions on CPU, CUDA and MPS.
+
+Each quant type has one function over whole blocks. It gets the bytes and, for types whose blocks
+have an even size, the same memory seen as 16-bit floats (scales lie at even offsets), so that
+nothing is copied to read a scale. Source of every layout: ggml's `dequantize_row_*`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llamune.errors import UnsupportedError
+from llamune.gguf import quant_type
+from llamune.nn import compiling
+
+__all__ = ["BlockReader", "block_type", "require_unpackable", "unpack", "unpackable"]
+
+BlockFunction = Callable[[Tensor, Tensor], Tensor]
+PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+
+
+@dataclass(frozen=True)
+class BlockReader:
+    """How one quant type's blocks become floats."""
+
+    name: str
+    block_size: int  # weights
+    block_bytes: int
+    function: BlockFunction  # (n, block_bytes) uint8, (n, block_bytes / 2) f16 -> (n, block_size)
+
+
+READERS: dict[str, BlockReader] = {}
+
+
+def block_type(name: str) -> Callable[[BlockFunction], BlockFunction]:
+    """Make a function the reader of a quant type's blocks."""
+    found = quant_type(name)
+
+    def add(function: BlockFunction) -> BlockFunction:
+        READERS[name] = BlockReader(name, found.block_size, found.block_bytes, function)
+        return function
+
+    return add
+
+
+def unpackable() -> list[str]:
+    """Return the names of all types that can be unpacked."""
+    return sorted([*PLAIN, *READERS])
+
+
+def require_unpackable(name: str, where: str) -> None:
+    """Raise unless a type can be unpacked.
+
+    Raises:
+        UnsupportedError: it cannot; `where` says which tensor of which file has it.
+    """
+    if name not in PLAIN and name not in READERS:
+        raise UnsupportedError(
+            f"{where}: quant type {name} cannot be unpacked",
+            hint=f"types that can: {', '.join(unpackable())}",
+        )
+
+
+def unpack(packed: Tensor, kind: str, dtype: torch.dtype, *, compiled: bool = False) -> Tensor:
+    """Return packed rows as floats.
+
+    Args:
+        packed: uint8, (rows, row_bytes), contiguous.
+        kind: the quant type's name.
+        dtype: of the result; values are computed in f32 and rounded once.
+        compiled: whether to go through `torch.compile`.
+
+    Returns:
+        (rows, columns). A view into `packed` where type and dtype are the same.
+    """
+    if kind in PLAIN:
+        return packed.view(PLAIN[kind]).to(dtype)
+    reader = READERS[kind]
+    blocks = packed.reshape(-1, reader.block_bytes)
+    halves = blocks.view(torch.float16) if reader.block_bytes % 2 == 0 else blocks
+    function = compiling.compiled(reader.function, dtype) if compiled else reader.function
+    return function(blocks, halves).to(dtype).view(packed.shape[0], -1)
