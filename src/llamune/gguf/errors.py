@@ -41,12 +41,15 @@ class GgufError(LlamuneError):
         self.rule = rule
 
 
-class MissingKey(GgufError):  # noqa: N818  reads as what it says
-    """A metadata key that is needed and that the file lacks."""
+class MissingKey(GgufError, KeyError):  # noqa: N818  reads as what it says
+    """A metadata key that is needed and that the file lacks; a KeyError, as a mapping's must be."""
 
     def __init__(self, path: Path, key: str) -> None:
         super().__init__(path, rule="needed key", problem=f"metadata key {key!r} is missing")
         self.key = key
+
+    def __str__(self) -> str:
+        return self.message  # a KeyError would put it in quotes
 
 
 class UnsupportedFileError(GgufError, UnsupportedError):

@@ -140,7 +140,7 @@ class ModelFile:
                 self.path,
                 rule="tensor name",
                 problem=f"there is no tensor {name!r}",
-                hint="`llamune inspect --blocks` lists the tensors",
+                hint="`llamune inspect REF --blocks` lists the tensors",
             )
         return self.tensors[name]
 
