@@ -5,11 +5,13 @@ token of a text, which is what a proof compares.
 """
 
 from llamune.engine.base import Engine, collect
-from llamune.engine.embedded import EmbeddedEngine, LoadedAdapter
+from llamune.engine.embedded import EmbeddedEngine
 from llamune.engine.errors import EngineError, NativeMismatchError
 from llamune.engine.logits import AdapterFile, NativeModel, prompt_logits
-from llamune.engine.opening import adapters_named, adapters_of, open_engine
+from llamune.engine.opening import adapters_named, open_engine
 from llamune.engine.options import Answer, GenerateOptions, Piece, TokenLogProbability
+from llamune.engine.persona import Persona, adapters_of, persona_of
+from llamune.engine.server import LoadedAdapter
 
 __all__ = [
     "AdapterFile",
@@ -21,11 +23,13 @@ __all__ = [
     "LoadedAdapter",
     "NativeMismatchError",
     "NativeModel",
+    "Persona",
     "Piece",
     "TokenLogProbability",
     "adapters_named",
     "adapters_of",
     "collect",
     "open_engine",
+    "persona_of",
     "prompt_logits",
 ]

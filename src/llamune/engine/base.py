@@ -20,12 +20,15 @@ class Engine(ABC):
     """A model that answers; a context manager.
 
     Attributes:
-        name: what the person called the model.
         adapters: names of the adapters that can be attached, in the order of attachment.
     """
 
-    name: str
     adapters: tuple[str, ...] = ()
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What the person called the model."""
 
     @abstractmethod
     def generate(

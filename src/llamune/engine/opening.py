@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from llamune.engine.embedded import EmbeddedEngine, LoadedAdapter
+from llamune.engine.embedded import EmbeddedEngine
+from llamune.engine.persona import adapters_of, persona_of
+from llamune.engine.server import LoadedAdapter
 from llamune.errors import LlamuneError
 from llamune.store import Model, resolve
 
-__all__ = ["adapters_named", "adapters_of", "open_engine"]
+__all__ = ["adapters_named", "open_engine"]
 
 N_CTX = 4096
 """tokens of context a request gets where neither the model nor the person says"""
@@ -39,34 +42,20 @@ def open_engine(
     Raises:
         EngineError: llama.cpp is not installed, or refuses the model or an adapter.
     """
+    own = adapters_of(model)
+    taken = {adapter.name for adapter in own}
+    loaded = [*own, *(adapter for adapter in adapters if adapter.name not in taken)]
+    persona = persona_of(model)
     return EmbeddedEngine(
-        str(model),
+        replace(persona, scales={adapter.name: adapter.scale for adapter in loaded}),
         model.paths,
-        adapters=[*adapters_of(model), *adapters],
+        adapters=loaded,
         n_ctx=n_ctx or int(model.parameters.get("num_ctx", N_CTX)),
         n_parallel=n_parallel,
         n_threads=n_threads,
         n_gpu_layers=n_gpu_layers,
         embeddings=embeddings,
-        opening=opening_of(model),
-        parameters=model.parameters,
     )
-
-
-def opening_of(model: Model) -> tuple[dict[str, object], ...]:
-    """Return what every conversation with a model begins with: its system prompt and messages."""
-    system = [{"role": "system", "content": model.system}] if model.system else []
-    return (*system, *(dict(message) for message in model.messages))
-
-
-def adapters_of(model: Model) -> list[LoadedAdapter]:
-    """Return a model's own adapters, named by digest or path."""
-    return [
-        LoadedAdapter(
-            name=adapter.digest or str(adapter.path), path=adapter.path, scale=adapter.scale
-        )
-        for adapter in model.adapters
-    ]
 
 
 def adapters_named(text: str, *, base: Model) -> list[LoadedAdapter]:
