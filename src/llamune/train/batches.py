@@ -1,0 +1,137 @@
+"""Which records each optimizer step sees, and how they become tensors.
+
+The whole run is laid out before it starts: passes over the shuffled records, end to end, cut
+into batches of exactly `batch` records. So every step has the same number of micro-batches, a
+resumed run skips to its place, and two processes share a step without a remainder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from llamune.train.errors import TrainError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["IGNORED", "Collator", "Example", "batch_order", "largest_micro_batch", "split_evenly"]
+
+IGNORED = -100  # the label that a loss does not count
+BATCHES_SORTED_TOGETHER = 16  # records of near lengths meet in a batch: less padding
+
+
+class Example(Protocol):
+    """A rendered record: token ids, and which of them the loss counts."""
+
+    @property
+    def ids(self) -> Sequence[int]: ...  # noqa: D102
+
+    @property
+    def trained(self) -> Sequence[bool]: ...  # noqa: D102
+
+
+def batch_order(
+    lengths: Sequence[int], *, steps: int, batch: int, micro_batch: int, n_processes: int, seed: int
+) -> list[list[list[int]]]:
+    """Lay out a run: for each step its micro-batches, for each of those its record numbers.
+
+    Args:
+        lengths: tokens of each record.
+        steps: optimizer steps.
+        batch: records a step.
+        micro_batch: most records that go through the model at once.
+        n_processes: processes that share each step; each takes every n-th micro-batch.
+        seed: of the order.
+
+    Raises:
+        TrainError: a step has fewer records than there are processes.
+    """
+    if batch < n_processes:
+        raise TrainError(
+            f"a batch of {batch} cannot be shared by {n_processes} processes",
+            hint=f"--batch {n_processes} or more",
+        )
+    n_micro = n_processes * math.ceil(batch / (micro_batch * n_processes))
+    n_micro = min(n_micro, batch - batch % n_processes)
+    random = np.random.default_rng(seed)
+    n_passes = math.ceil(steps * batch / len(lengths))
+    stream = np.concatenate([random.permutation(len(lengths)) for _ in range(n_passes)])
+    stream = stream[: steps * batch]
+    sizes = np.asarray(lengths)
+    order: list[list[list[int]]] = []
+    window = BATCHES_SORTED_TOGETHER * batch
+    for start in range(0, len(stream), window):
+        part = stream[start : start + window]
+        part = part[np.argsort(sizes[part], kind="stable")]
+        rows = part.reshape(-1, batch)
+        order.extend(split_evenly(row.tolist(), n_micro) for row in random.permutation(rows))
+    return order
+
+
+def split_evenly(items: list[int], n_parts: int) -> list[list[int]]:
+    """Cut a list into `n_parts` runs whose lengths differ by one at most."""
+    return [part.tolist() for part in np.array_split(np.asarray(items), n_parts)]
+
+
+def largest_micro_batch(
+    lengths: Sequence[int], order: Sequence[Sequence[Sequence[int]]]
+) -> list[int]:
+    """Return the micro-batch that takes the most padded tokens, so the most memory."""
+    micro_batches = {tuple(part) for step in order for part in step}
+    largest = max((len(part) * max(lengths[i] for i in part), part) for part in micro_batches)
+    return list(largest[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collator:
+    """Makes a micro-batch of tensors from records.
+
+    Without packing, rows are filled up on the right. Attention is causal, so no token sees the
+    filling, and its labels are not counted: no mask and no special pad token are needed.
+
+    With packing, the records stand end to end in one row; positions start anew with each, and
+    that is what attention goes by to keep them apart.
+    """
+
+    packing: bool = False
+    filling_id: int = 0
+
+    def __call__(self, records: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """Return `input_ids`, `labels` and, when packing, `position_ids`: (rows, tokens)."""
+        return self.packed(records) if self.packing else self.filled(records)
+
+    def filled(self, records: Sequence[Example]) -> dict[str, Any]:
+        """Return one row a record, filled up to the longest."""
+        import torch
+
+        longest = max(len(record.ids) for record in records)
+        ids = torch.full((len(records), longest), self.filling_id, dtype=torch.long)
+        labels = torch.full((len(records), longest), IGNORED, dtype=torch.long)
+        for row, record in enumerate(records):
+            ids[row, : len(record.ids)] = torch.tensor(record.ids)
+            labels[row, : len(record.ids)] = labels_of(record)
+        return {"input_ids": ids, "labels": labels}
+
+    def packed(self, records: Sequence[Example]) -> dict[str, Any]:
+        """Return all records in one row."""
+        import torch
+
+        return {
+            "input_ids": torch.cat([torch.tensor(record.ids) for record in records])[None],
+            "labels": torch.cat([labels_of(record) for record in records])[None],
+            "position_ids": torch.cat([torch.arange(len(record.ids)) for record in records])[None],
+        }
+
+
+def labels_of(record: Example) -> torch.Tensor:
+    """Return the label of each token; the first of a record has nothing to be told from."""
+    import torch
+
+    trained = torch.tensor(record.trained, dtype=torch.bool)
+    trained[0] = False
+    return torch.where(trained, torch.tensor(record.ids), IGNORED)

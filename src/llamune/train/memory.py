@@ -1,0 +1,102 @@
+"""Peak memory of this process, or of the device that trains."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import psutil
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["PeakMemory", "resident_bytes"]
+
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+RESET_PEAK = "5"  # see proc(5)
+SECONDS_BETWEEN_LOOKS = 0.05
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+class PeakMemory:
+    """Measures the largest memory in use between entering and leaving.
+
+    On a CUDA device: what its allocator reserved. On Linux: the kernel's own high-water mark of
+    the resident set, mapped file pages included. Elsewhere a thread looks 20 times a second.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device
+        self.highest_bytes = 0
+        self.stop = threading.Event()
+        self.thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        if self.on_cuda:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(self.device)
+        elif not reset_high_water_mark():
+            self.thread = threading.Thread(target=self.watch, daemon=True)
+            self.thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.highest_bytes = self.peak_bytes
+        if self.thread is not None:
+            self.stop.set()
+            self.thread.join()
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether a CUDA device's memory is measured."""
+        return self.device is not None and self.device.type == "cuda"
+
+    @property
+    def peak_bytes(self) -> int:
+        """The largest so far."""
+        if self.on_cuda:
+            import torch
+
+            return int(torch.cuda.max_memory_reserved(self.device))
+        if self.thread is None:
+            return max(self.highest_bytes, high_water_mark())
+        return max(self.highest_bytes, resident_bytes())
+
+    def watch(self) -> None:
+        """Look at the resident memory until told to stop."""
+        while not self.stop.wait(SECONDS_BETWEEN_LOOKS):
+            self.highest_bytes = max(self.highest_bytes, resident_bytes())
+
+
+def reset_high_water_mark() -> bool:
+    """Start the kernel's peak of the resident set anew; False where that cannot be done."""
+    try:
+        CLEAR_REFS.write_text(RESET_PEAK)
+    except OSError:
+        return False
+    return high_water_mark() > 0
+
+
+def high_water_mark() -> int:
+    """Return the kernel's peak of the resident set in bytes, or 0 where there is none."""
+    try:
+        text = STATUS.read_text()
+    except OSError:
+        return 0
+    for line in text.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0

@@ -1,0 +1,244 @@
+"""The loop on a tiny model: it learns, stops, saves whole, and goes on as if never stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamune.runs import Run
+from llamune.train import (
+    CheckpointError,
+    CheckpointWritten,
+    Event,
+    LossError,
+    OutOfMemory,
+    Said,
+    StepDone,
+    TrainError,
+    checkpoint_steps,
+    train,
+)
+from llamune.train.checkpoints import checkpoint_folder, newest_sound
+from tests.train import tiny
+
+
+def lines(run: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
+
+
+def losses(run: Run) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in lines(run) if "loss" in line]
+
+
+def weights(run: Run) -> dict[str, Any]:
+    from safetensors.numpy import load_file
+
+    return {
+        name: value.tobytes()
+        for name, value in load_file(run.adapter / "adapter_model.safetensors").items()
+    }
+
+
+def go(chosen: Any, run: Run, **options: Any) -> Any:
+    return train(
+        tiny.adapted(chosen), tiny.records(), tiny.records(8, seed=5),
+        recipe=chosen, run=run, layers=tiny.MODULES, **options,
+    )  # fmt: skip
+
+
+def test_it_learns_and_keeps_the_best() -> None:
+    chosen = tiny.recipe(steps=30, evaluations=6, learning_rate=2e-2)
+    run = tiny.new_run(chosen)
+    result = go(chosen, run)
+    assert result.finished
+    assert result.validation_loss < result.validation_before - 0.1
+    seen = {line["step"]: line["validation_loss"] for line in lines(run) if "best" in line}
+    assert result.validation_loss == min(seen.values()) == seen[result.kept_step]
+    assert result.tokens == sum(line["tokens"] for line in lines(run) if "loss" in line)
+    assert [step for step, _ in losses(run)] == list(range(1, 31))
+
+
+def test_the_adapter_loads_with_plain_peft() -> None:
+    import torch
+    from peft import PeftModel
+
+    chosen = tiny.recipe(steps=4, evaluations=0)
+    run = tiny.new_run(chosen)
+    trained = tiny.adapted(chosen)
+    train(trained, tiny.records(), [], recipe=chosen, run=run, layers=tiny.MODULES)
+    loaded = PeftModel.from_pretrained(tiny.tiny_llama(), run.adapter)
+    ids = torch.tensor([tiny.records(1)[0].ids])
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(ids).logits, trained.eval()(ids).logits)
+
+
+def test_the_same_seed_gives_the_same_adapter() -> None:
+    chosen = tiny.recipe(steps=5)
+    first, second = tiny.new_run(chosen), tiny.new_run(chosen)
+    go(chosen, first)
+    go(chosen, second)
+    assert weights(first) == weights(second)
+    assert losses(first) == losses(second)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_run_that_is_asked_to_stop_goes_on_bit_equal(packing: bool) -> None:
+    chosen = tiny.recipe(steps=10, evaluations=2, packing=packing)
+    whole, halted = tiny.new_run(chosen), tiny.new_run(chosen)
+    go(chosen, whole)
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stopped = go(chosen, halted, on_event=interrupt)
+    assert not stopped.finished
+    assert not halted.adapter.exists()
+    assert stopped.steps_done in {3, 4}
+    assert go(chosen, halted, resume=True).finished
+    assert losses(halted) == losses(whole)
+    assert weights(halted) == weights(whole)
+
+
+def test_packed_and_filled_batches_have_the_same_loss() -> None:
+    seen = {}
+    for packing in (False, True):
+        chosen = tiny.recipe(steps=3, dropout=0.0, packing=packing)
+        run = tiny.new_run(chosen)
+        go(chosen, run)
+        seen[packing] = [loss for _, loss in losses(run)]
+    assert seen[True] == pytest.approx(seen[False], rel=1e-5)
+
+
+KILLED = """
+import sys
+from llamune.runs import Run
+from llamune.train import train
+from tests.train import tiny
+run = Run.find(sys.argv[1])
+chosen = run.recipe
+train(tiny.adapted(chosen), tiny.records(), tiny.records(8, seed=5), recipe=chosen, run=run,
+      layers=tiny.MODULES, resume=len(sys.argv) > 2)
+"""
+
+
+def test_kill_9_anywhere_then_resume_is_bit_equal(tmp_path: Path) -> None:
+    chosen = tiny.recipe(steps=200, evaluations=4, patience=0)
+    whole, killed = tiny.new_run(chosen), tiny.new_run(chosen)
+    go(chosen, whole)
+    script = tmp_path / "train.py"
+    script.write_text(KILLED)
+    command = [sys.executable, str(script), killed.reference]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(command, env=environment)
+    until = time.monotonic() + 120
+    while not checkpoint_steps(killed.checkpoints):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = len(losses(killed)) if killed.metrics_path.exists() else 0
+    assert 0 < done < 200
+    assert go(chosen, killed, resume=True).finished
+    assert losses(killed) == losses(whole)
+    assert weights(killed) == weights(whole)
+
+
+def test_a_damaged_checkpoint_is_passed_over() -> None:
+    chosen = tiny.recipe(steps=10, evaluations=0)
+    run = tiny.new_run(chosen)
+    go(chosen, run)
+    newest, second = sorted(checkpoint_steps(run.checkpoints), reverse=True)[:2]
+    path = checkpoint_folder(run.checkpoints, newest) / "optimizer.pt"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    said: list[str] = []
+    assert newest_sound(run.checkpoints, say=said.append) == checkpoint_folder(
+        run.checkpoints, second
+    )
+    assert "optimizer.pt is damaged" in said[0]
+    events: list[Event] = []
+    assert go(chosen, run, resume=True, on_event=events.append).finished
+    assert any(isinstance(event, Said) and "damaged" in event.text for event in events)
+
+
+def test_nothing_to_resume_from_is_said() -> None:
+    chosen = tiny.recipe()
+    with pytest.raises(CheckpointError, match="no sound checkpoint"):
+        go(chosen, tiny.new_run(chosen), resume=True)
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_take_harm() -> None:
+    import torch
+
+    chosen = tiny.recipe(steps=10, evaluations=0)
+    run = tiny.new_run(chosen)
+    model = tiny.adapted(chosen)
+
+    def poison(event: Event) -> None:
+        if isinstance(event, CheckpointWritten) and event.step == 4:
+            with torch.no_grad():
+                model.base_model.model.model.embed_tokens.weight.fill_(float("nan"))
+
+    with pytest.raises(LossError, match=r"step 5: the loss is nan.*step 4 is sound") as caught:
+        train(model, tiny.records(), [], recipe=chosen, run=run, on_event=poison)
+    assert "--lr 5.0e-03" in (caught.value.hint or "")
+    assert go(chosen, run, resume=True).finished
+
+
+def test_early_stopping_ends_the_run_with_the_best_weights() -> None:
+    chosen = tiny.recipe(steps=200, evaluations=100, patience=2, learning_rate=0.3)
+    run = tiny.new_run(chosen)
+    result = go(chosen, run)
+    assert result.finished
+    assert result.steps_done < 200
+    assert result.kept_step < result.steps_done
+
+
+def test_a_record_that_teaches_nothing_is_refused() -> None:
+    chosen = tiny.recipe()
+    hidden = tiny.Record([1, 2, 3], [True, False, False])
+    with pytest.raises(TrainError, match="training record 25 has no token"):
+        train(
+            tiny.adapted(chosen), [*tiny.records(), hidden], [],
+            recipe=chosen, run=tiny.new_run(chosen),
+        )  # fmt: skip
+
+
+def test_out_of_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llamune.train import training
+
+    def no_memory(_: Any) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(training, "rehearse", no_memory)
+    chosen = tiny.recipe()
+    with pytest.raises(OutOfMemory) as caught:
+        go(chosen, tiny.new_run(chosen))
+    assert "--micro-batch 1 (now 2)" in (caught.value.hint or "")
+
+
+def test_the_rehearsal_changes_nothing() -> None:
+    import torch
+
+    from llamune.train import training
+
+    chosen = tiny.recipe(steps=3)
+    rehearsed, plain = tiny.new_run(chosen), tiny.new_run(chosen)
+    go(chosen, rehearsed)
+    state = torch.get_rng_state()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "rehearse", lambda _: None)
+        go(chosen, plain)
+    assert weights(rehearsed) == weights(plain)
+    assert torch.equal(state, torch.get_rng_state())
