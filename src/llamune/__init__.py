@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 PUBLIC: dict[str, str] = {
     "LlamuneError": "llamune.errors",
     "UnsupportedError": "llamune.errors",
+    "load": "llamune.nn",
 }
 
 __all__ = ["__version__", *PUBLIC]  # noqa: PLE0604  names from the table above
