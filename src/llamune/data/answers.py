@@ -93,6 +93,13 @@ class View:
             DataError: the template leaves it out.
         """
         begin, said = self.words(place)
+        for call in self.turns[place].tool_calls:
+            name = call["function"]["name"]
+            if name not in self.whole[begin:said]:
+                raise DataError(
+                    f"the chat template leaves out the call of {name!r} in turn {place + 1}",
+                    hint="this model was not made for tool calls: remove such records",
+                )
         is_last = place == len(self.turns) - 1
         limit = len(self.whole) if is_last else max(said, self.words(place + 1)[0])
         floor = self.words(place - 1)[1] if place else 0

@@ -20,6 +20,7 @@ CHUNK_CHARACTERS = 1 << 20
 LONGEST_RECORD_CHARACTERS = 64 << 20
 LARGEST_LENIENT_CHARACTERS = 512 << 20
 WRAPPERS = {"data", "train", "examples"}
+CONVERSATIONS = {"messages", "conversations"}
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,13 @@ def jsonl_rows(text: TextIO) -> Iterator[Row]:
             yield Row(None, number, reason)
             continue
         try:
-            yield Row(json.loads(line), number)
+            value = json.loads(line)
         except RecursionError:
             yield Row(None, number, "nested too deep")
         except ValueError as error:
             yield Row(None, number, json_reason(error))
+        else:
+            yield from elements(value, number)
 
 
 def damage(text: str) -> str:
@@ -121,6 +124,20 @@ def again(lenient: str, n_given: int, path: Path) -> Iterator[Row]:
         raise DataError(broken.reason, path=path, line=broken.line, hint=broken.hint) from None
 
 
+def elements(value: Any, line: int) -> list[Row]:
+    """Return the rows of a value outside an array: the records it wraps, or itself."""
+    if isinstance(value, dict):
+        lists = [
+            part
+            for part in value.values()
+            if isinstance(part, list) and part and all(isinstance(x, dict) for x in part)
+        ]
+        alone = len(value) == 1 and not CONVERSATIONS & value.keys()
+        if len(lists) == 1 and (alone or WRAPPERS & value.keys()):
+            return [Row(element, line) for element in lists[0]]
+    return [Row(value, line)]
+
+
 class Broken(Exception):  # noqa: N818  passed on as a DataError
     """JSON that cannot be read on from a place."""
 
@@ -161,7 +178,7 @@ class Values:
             self.peek()
             line = self.line
             value = self.value()
-            yield from self.elements(value, line) if not in_array else [Row(value, line)]
+            yield from [Row(value, line)] if in_array else elements(value, line)
             mark = self.peek()
             if in_array and mark == "]":
                 return
@@ -177,18 +194,6 @@ class Values:
                 )
             if in_array:
                 self.step()
-
-    def elements(self, value: Any, line: int) -> list[Row]:
-        """Return the rows of a value outside an array: the list it holds, or itself."""
-        if isinstance(value, dict):
-            lists = [
-                part
-                for part in value.values()
-                if isinstance(part, list) and part and all(isinstance(x, dict) for x in part)
-            ]
-            if len(lists) == 1 and (len(value) == 1 or WRAPPERS & value.keys()):
-                return [Row(element, line) for element in lists[0]]
-        return [Row(value, line)]
 
     def value(self) -> Any:
         """Return the value that starts here, reading on until it is whole."""

@@ -23,6 +23,8 @@ from llamune.data.tabular import arrow_rows, delimiter_of, parquet_rows, table_r
 
 __all__ = ["Opened", "open_rows"]
 
+TABLES = ("csv", "tsv")
+READ_BYTES = 1 << 18
 FOREIGN = {
     b"PK\x03\x04": "a zip archive",
     b"%PDF": "a PDF",
@@ -87,9 +89,10 @@ def opened(stream: BinaryIO, path: Path, compression: str) -> Opened:
     except DataError as error:
         raise DataError(error.message, path=path, hint=error.hint) from None
     joined = cast(BinaryIO, io.BufferedReader(Joined(sample, stream)))
-    text = io.TextIOWrapper(joined, encoding=encoding, errors="surrogateescape", newline=None)
     head = sample.decode(encoding, errors="replace").lstrip("\ufeff")
     container = container_of(head)
+    newline = "" if container in TABLES else None  # a cell may hold line ends
+    text = io.TextIOWrapper(joined, encoding=encoding, errors="surrogateescape", newline=newline)
     rows = {
         "json": lambda: json_rows(text, path),
         "jsonl": lambda: jsonl_rows(text),
@@ -122,6 +125,38 @@ class Joined(io.RawIOBase):
         return len(found)
 
 
+class Unzstd(io.RawIOBase):
+    """The bytes under zstd; the library's own reader takes a cut stream for a short one."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self.raw = raw
+        self.frame = zstandard.ZstdDecompressor().decompressobj()
+        self.ready = b""
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` from the frame at hand, or the next one.
+
+        Raises:
+            EOFError: the file ends inside a frame.
+        """
+        while not self.ready:
+            part = self.frame.unused_data or self.raw.read(READ_BYTES)
+            if not part:
+                if not self.frame.eof:
+                    raise EOFError("it ends too soon")
+                return 0
+            if self.frame.eof:
+                self.frame = zstandard.ZstdDecompressor().decompressobj()
+            self.ready = self.frame.decompress(part)
+        n = min(len(buffer), len(self.ready))
+        buffer[:n], self.ready = self.ready[:n], self.ready[n:]
+        return n
+
+
 def unpacked(raw: BinaryIO, path: Path) -> tuple[BinaryIO, str]:
     """Return the stream under a compression, and the compression's name."""
     magic = raw.read(4)
@@ -129,7 +164,7 @@ def unpacked(raw: BinaryIO, path: Path) -> tuple[BinaryIO, str]:
     if magic.startswith(b"\x1f\x8b"):
         return cast(BinaryIO, gzip.GzipFile(filename=path.name, fileobj=raw)), "gzip"
     if magic == b"\x28\xb5\x2f\xfd":
-        return cast(BinaryIO, zstandard.ZstdDecompressor().stream_reader(raw)), "zstd"
+        return cast(BinaryIO, io.BufferedReader(Unzstd(raw))), "zstd"
     return raw, ""
 
 

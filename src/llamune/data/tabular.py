@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,21 +31,26 @@ COLUMNS = {
     "rejected",
     "text",
 }
+ENOUGH = {"messages", "conversations", "text"}
+NAME = re.compile(r"^[\w .-]{1,40}$")
+LARGEST_CELL_CHARACTERS = 64 << 20
 JSON_COLUMNS = ("messages", "conversations", "tools", "history", "chosen", "rejected", "prompt")
 
 
 def delimiter_of(head: str) -> str:
     """Return what parts the columns of a table with named columns; empty for no table."""
-    first = head.lstrip().partition("\n")[0].rstrip("\r")
+    first = head.lstrip().splitlines()[0] if head.strip() else ""
     for delimiter in DELIMITERS:
-        names = {name.strip().lower() for name in next(csv.reader([first], delimiter=delimiter))}
-        if len(names & COLUMNS) >= 2 or (names & COLUMNS and len(names) == 1):
+        names = [name.strip().strip('"').lower() for name in first.split(delimiter)]
+        known = COLUMNS & set(names)
+        if all(map(NAME.match, names)) and (len(known) >= 2 or known & ENOUGH):
             return delimiter
     return ""
 
 
 def table_rows(text: TextIO, delimiter: str) -> Iterator[Row]:
     """Yield each row of a table with named columns, its JSON cells decoded."""
+    csv.field_size_limit(LARGEST_CELL_CHARACTERS)
     reader = csv.reader(text, delimiter=delimiter)
     line = 1
     try:
