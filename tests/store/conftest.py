@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from llamune.gguf import Entry, write_gguf
 from llamune.store import Store
 
 OLLAMA = "application/vnd.ollama.image."
@@ -64,6 +65,13 @@ def put_model(
     path = root / "manifests" / relative
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(manifest) + "\n")
+    return path
+
+
+def write_tiny_gguf(path: Path, says: str) -> Path:
+    """Write a GGUF file without tensors that differs by what it says."""
+    metadata = {"general.architecture": Entry.of("llama"), "general.name": Entry.of(says)}
+    write_gguf(path, metadata=metadata, tensors=[], replace=True)
     return path
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from llamune.gguf import GgufError
 from llamune.store import (
     CopyNeededError,
     DamagedError,
@@ -21,7 +22,7 @@ from llamune.store import (
     resolve,
 )
 from llamune.store import sharing as ways
-from tests.store.conftest import put_model
+from tests.store.conftest import put_model, write_tiny_gguf
 
 pytestmark = pytest.mark.usefixtures("without_system_stores")
 
@@ -83,13 +84,14 @@ def test_what_we_write_is_what_the_format_says(ollama: Store, tmp_path: Path) ->
 
 def test_a_whole_model_takes_along_what_its_base_says(ollama: Store, tmp_path: Path) -> None:
     base_in(ollama)
+    path = write_tiny_gguf(tmp_path / "m.gguf", "merged")
     merged = publish_model(
         "merged",
-        file(tmp_path, "m.gguf", b"merged weights"),
+        path,
         resolve("base:9b"),
         config={"file_type": "Q8_0"},
     )
-    assert merged.path.read_bytes() == b"merged weights"
+    assert merged.path.read_bytes() == path.read_bytes()
     assert merged.adapters == ()
     assert (merged.template, merged.licenses, merged.renderer) == (
         "{{ .Prompt }}",
@@ -100,20 +102,25 @@ def test_a_whole_model_takes_along_what_its_base_says(ollama: Store, tmp_path: P
 
 
 def test_a_file_outside_a_store_is_never_hard_linked(tmp_path: Path) -> None:
-    path = file(tmp_path, "m.gguf", b"weights")
+    path = write_tiny_gguf(tmp_path / "m.gguf", "mine")
+    before = path.read_bytes()
     model = publish_model("mine", path)
     assert not model.path.samefile(path)
     path.write_bytes(b"changed")
-    assert resolve("mine").path.read_bytes() == b"weights"
+    assert resolve("mine").path.read_bytes() == before
+    with pytest.raises(GgufError):
+        publish_model("not-a-model", path)
+    assert [str(name) for name in library().names()] == ["mine:latest"]
 
 
 def test_a_taken_name_is_replaced_only_when_asked(tmp_path: Path) -> None:
-    publish_model("Mine", file(tmp_path, "1", b"first"))
+    second = write_tiny_gguf(tmp_path / "2", "second")
+    publish_model("Mine", write_tiny_gguf(tmp_path / "1", "first"))
     with pytest.raises(ExistsError, match="Mine:latest: exists already in library"):
-        publish_model("mine", file(tmp_path, "2", b"second"))
-    publish_model("mine", file(tmp_path, "2", b"second"), replace=True)
+        publish_model("mine", second)
+    publish_model("mine", second, replace=True)
     assert [str(name) for name in library().names()] == ["Mine:latest"]
-    assert resolve("mine").path.read_bytes() == b"second"
+    assert resolve("mine").path.read_bytes() == second.read_bytes()
 
 
 def test_copies_are_agreed_to_or_references_kept(

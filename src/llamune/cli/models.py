@@ -34,7 +34,11 @@ def command(
     if not models:
         _screen.note("no models yet\n\nhint: llamune pull starter")
         return
-    _screen.show(table(models))
+    for store in places:
+        here = [model for model in models if model.store is store]
+        if here:
+            _screen.data(_screen.plain(f"{store.label}: {store.root}"))
+            _screen.show(table(here))
     for model in models:
         if model.problem:
             _screen.warn(f"{model.name}: {model.problem}")
@@ -50,7 +54,7 @@ def entry(model: ListedModel) -> dict[str, Any]:
         "file_type": model.file_type,
         "parameters": model.parameters,
         "family": model.family,
-        "license": model.license,
+        "license": license_label(model),
         "store": model.store.label,
         "store_path": str(model.store.root),
         "modified": datetime.fromtimestamp(model.modified_seconds, UTC).isoformat(),
@@ -59,15 +63,15 @@ def entry(model: ListedModel) -> dict[str, Any]:
 
 
 def table(models: list[ListedModel]) -> Table:
-    """Return the listing as a table."""
+    """Return the models of one store as a table."""
     from rich.table import Table
 
-    grid = Table(box=None, pad_edge=False, show_edge=False)
-    for heading in ("NAME", "KIND", "SIZE", "TYPE", "PARAMS", "FAMILY", "LICENCE", "WHERE", "DATE"):
+    grid = Table(box=None, pad_edge=False, show_edge=False, padding=(0, 1))
+    for heading in ("NAME", "KIND", "SIZE", "TYPE", "PARAMS", "FAMILY", "LICENCE", "DATE"):
         right = heading in ("SIZE", "PARAMS")
         grid.add_column(heading, justify="right" if right else "left", overflow="fold")
     for model in models:
-        day = datetime.fromtimestamp(model.modified_seconds).astimezone().strftime("%y-%m-%d")
+        day = datetime.fromtimestamp(model.modified_seconds).astimezone().strftime("%Y-%m-%d")
         cells = (
             str(model.name),
             model.kind,
@@ -75,12 +79,20 @@ def table(models: list[ListedModel]) -> Table:
             model.file_type or "-",
             model.parameters or "-",
             model.family or "-",
-            model.license or "-",
-            model.store.label,
+            license_label(model) or "-",
             day,
         )
         grid.add_row(*(_screen.plain(cell) for cell in cells))
     return grid
+
+
+def license_label(model: ListedModel) -> str | None:
+    """Return the ids of the licences that the model's texts or its file name, if any."""
+    from llamune.license import licences_of
+
+    keys = {"general.license": model.license_key} if model.license_key else {}
+    found = licences_of(keys, model.licenses)
+    return ", ".join(licence.label for licence in found) or None
 
 
 def decimal_size(n_bytes: int) -> str:

@@ -22,32 +22,54 @@ from llamune.store.names import ModelName
 from llamune.store.places import home, library, search_path
 from llamune.store.publishing import (
     bytes_to_copy,
+    copy_model,
     publish,
     publish_adapter,
     publish_model,
     publish_starter,
+    take_in,
 )
-from llamune.store.references import resolve, unreadable
+from llamune.store.references import find_stored, resolve, unreadable
 from llamune.store.sharing import Sharing
 from llamune.store.stores import Store
+from llamune.store.upkeep import (
+    Fault,
+    Garbage,
+    Piece,
+    Removed,
+    bytes_to_verify,
+    collect_garbage,
+    find_garbage,
+    remove_model,
+    verify_models,
+)
 
 __all__ = [
     "Adapter",
     "CopyNeededError",
     "DamagedError",
     "ExistsError",
+    "Fault",
+    "Garbage",
     "Layer",
     "ListedModel",
     "Manifest",
     "Model",
     "ModelName",
     "NewLayer",
+    "Piece",
+    "Removed",
     "Sharing",
     "Store",
     "StoreError",
     "UnknownManifestError",
     "UnknownModelError",
     "bytes_to_copy",
+    "bytes_to_verify",
+    "collect_garbage",
+    "copy_model",
+    "find_garbage",
+    "find_stored",
     "home",
     "library",
     "list_models",
@@ -56,8 +78,11 @@ __all__ = [
     "publish_adapter",
     "publish_model",
     "publish_starter",
+    "remove_model",
     "resolve",
     "search_path",
     "starter",
+    "take_in",
     "unreadable",
+    "verify_models",
 ]

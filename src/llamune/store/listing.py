@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llamune.errors import LlamuneError
+from llamune.gguf import GgufError
 from llamune.store import manifests as kinds
+from llamune.store.describing import describe_gguf, license_key
 from llamune.store.errors import DamagedError
 from llamune.store.manifests import Manifest, parse_json
 from llamune.store.models import read_text
@@ -15,7 +17,7 @@ from llamune.store.stores import Store
 
 __all__ = ["ListedModel", "list_models"]
 
-MAX_LICENSE_LINE = 60
+LICENSE_KEY = "general.license"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class ListedModel:
         file_type: as the store says, such as `Q4_K_M`.
         parameters: as the store says, such as `9.2B`.
         family: architecture.
-        license: the first line of its licence text.
+        licenses: its licence texts.
+        license_key: what `general.license` of its file says; read when there is no text.
         problem: why it is damaged.
     """
 
@@ -45,7 +48,8 @@ class ListedModel:
     file_type: str | None = None
     parameters: str | None = None
     family: str | None = None
-    license: str | None = None
+    licenses: tuple[str, ...] = ()
+    license_key: str | None = None
     problem: str | None = None
 
 
@@ -71,6 +75,7 @@ def describe(store: Store, name: ModelName) -> ListedModel:
         if kind in ("model", "adapter"):
             for layer in manifest.layers:
                 store.checked_blob(layer)
+        said = described(store, manifest, config) if kind in ("model", "adapter") else config
     except LlamuneError as error:
         return ListedModel(name, store, 0, modified, None, "damaged", problem=error.message)
     text = kinds.optional_text
@@ -81,11 +86,25 @@ def describe(store: Store, name: ModelName) -> ListedModel:
         modified_seconds=modified,
         id=manifest.digest,
         kind=kind,
-        file_type=text(config.get("file_type")),
-        parameters=text(config.get("model_type")),
-        family=text(config.get("model_family")),
-        license=license_line(store, manifest),
+        file_type=text(said.get("file_type")),
+        parameters=text(said.get("model_type")),
+        family=text(said.get("model_family")),
+        license_key=text(said.get(LICENSE_KEY)),
+        licenses=tuple(read_text(store, layer) for layer in manifest.of_type(kinds.LICENSE)),
     )
+
+
+def described(store: Store, manifest: Manifest, config: dict[str, object]) -> Mapping[str, object]:
+    """Return the config with what it does not say read from the model file's header."""
+    known = all(config.get(key) for key in ("file_type", "model_type", "model_family"))
+    if known and manifest.of_type(kinds.LICENSE):
+        return config
+    try:
+        paths = [store.blob_path(layer.digest) for layer in manifest.of_type(kinds.MODEL)]
+        said = {key: value for key, value in config.items() if value}
+        return {**describe_gguf(paths), **said, LICENSE_KEY: license_key(paths)}
+    except GgufError:  # listing a name is not the place to refuse its file
+        return config
 
 
 def kind_of(manifest: Manifest, config: dict[str, object]) -> str:
@@ -99,12 +118,3 @@ def kind_of(manifest: Manifest, config: dict[str, object]) -> str:
     if config.get("model_format") == "safetensors" or manifest.of_type(kinds.TENSOR):
         return "safetensors"
     raise DamagedError("its manifest names no model file")
-
-
-def license_line(store: Store, manifest: Manifest) -> str | None:
-    """Return the first line of the licence text."""
-    for layer in manifest.of_type(kinds.LICENSE):
-        for line in read_text(store, layer).splitlines():
-            if line.strip():
-                return line.strip()[:MAX_LICENSE_LINE]
-    return None

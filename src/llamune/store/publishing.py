@@ -7,11 +7,14 @@ linked from another store, takes no second place on the disk.
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llamune.store import manifests as kinds
+from llamune.store.describing import describe_gguf
 from llamune.store.manifests import Layer, NewLayer
 from llamune.store.models import Model, model_of_name
 from llamune.store.names import ModelName
@@ -19,8 +22,17 @@ from llamune.store.places import library
 from llamune.store.sharing import Sharing, can_link
 from llamune.store.stores import Advance, Store
 
-__all__ = ["bytes_to_copy", "publish", "publish_adapter", "publish_model", "publish_starter"]
+__all__ = [
+    "bytes_to_copy",
+    "copy_model",
+    "publish",
+    "publish_adapter",
+    "publish_model",
+    "publish_starter",
+    "take_in",
+]
 
+NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 BIG = (kinds.MODEL, kinds.PROJECTOR, kinds.DRAFT)
 DEFAULT_CONFIG = {"model_format": "gguf", "architecture": "amd64", "os": "linux"}
 
@@ -92,7 +104,7 @@ def publish_adapter(
     return publish(
         name,
         [*kept, NewLayer(kinds.ADAPTER, adapter_gguf, sharing="copy")],
-        config=base.config or DEFAULT_CONFIG,
+        config=base.config or {**DEFAULT_CONFIG, **describe_gguf(base.paths)},
         annotations={**lineage, **(annotations or {})},
         replace=replace,
         sharing=sharing,
@@ -121,7 +133,7 @@ def publish_model(
             layers go along.
         annotations: lineage.
         licenses: licence texts to add.
-        config: entries that replace those of `like`.
+        config: entries that replace those of `like` and of the file's header.
         replace: whether a model of that name may be replaced.
         sharing: how far to go when the file can be neither linked nor cloned.
         advance: called with the number of bytes hashed or copied.
@@ -136,7 +148,12 @@ def publish_model(
             *(layer for layer in carried if layer.media_type not in weights),
             *(NewLayer(kinds.LICENSE, text.encode()) for text in licenses),
         ],
-        config={**DEFAULT_CONFIG, **(like.config if like is not None else {}), **(config or {})},
+        config={
+            **DEFAULT_CONFIG,
+            **(like.config if like is not None else {}),
+            **describe_gguf(files),
+            **(config or {}),
+        },
         annotations=annotations,
         replace=replace,
         sharing=sharing,
@@ -154,15 +171,65 @@ def publish_starter(gguf: Path, license_text: str) -> Model:
             NewLayer(kinds.MODEL, gguf, digest=f"sha256:{GGUF_SHA256}"),
             NewLayer(kinds.LICENSE, license_text.encode()),
         ],
-        config={
-            **DEFAULT_CONFIG,
-            "model_family": "llama",
-            "model_families": ["llama"],
-            "model_type": "134.52M",
-            "file_type": "Q4_1",
-        },
+        config={**DEFAULT_CONFIG, **describe_gguf([gguf])},
         replace=True,
     )
+
+
+def copy_model(
+    model: Model,
+    name: str | ModelName,
+    *,
+    replace: bool = False,
+    sharing: Sharing = "copy",
+    advance: Advance | None = None,
+) -> Model:
+    """Give a model another name in our library, its blobs shared; a file is taken in.
+
+    Args:
+        model: from any store, or a file.
+        name: the new name.
+        replace: whether a model of that name may be replaced.
+        sharing: how far to go when a file can be neither linked nor cloned.
+        advance: called with the number of bytes hashed or copied.
+    """
+    if model.manifest is None or model.store is None:
+        return publish_model(name, model.paths, replace=replace, sharing=sharing, advance=advance)
+    full = ModelName.parse(name) if isinstance(name, str) else name
+    place = library()
+    with place.lock(exclusive=False):
+        target = place.free_name(full, replace=replace)
+        for layer in model.manifest.blobs:
+            place.add_blob(
+                model.store.checked_blob(layer),
+                digest=layer.digest,
+                sharing=sharing if layer.media_type in BIG else "copy",
+                advance=advance,
+            )
+        place.write_manifest(target, model.manifest)
+    return model_of_name(place, target)
+
+
+def take_in(model: Model, *, sharing: Sharing = "copy", advance: Advance | None = None) -> Model:
+    """Return a model whose file cannot change: one outside a store is taken into the library.
+
+    It gets the name `imported/<file name>:<first 12 digits of its digest>`. With "reference"
+    the file is mapped where it lies, and changing it would break everything made on it.
+    """
+    if model.store is not None:
+        return model
+    place = library()
+    with place.lock(exclusive=False):
+        digests = [place.add_blob(path, sharing=sharing, advance=advance) for path in model.paths]
+    sizes = [place.blob_path(digest).stat().st_size for digest in digests]
+    stem = NOT_IN_NAMES.sub("-", model.path.stem).lstrip("-.") or "model"
+    taken = publish(
+        ModelName(namespace="imported", model=stem[:80], tag=digests[0][7:19]),
+        [Layer(kinds.MODEL, digest, size) for digest, size in zip(digests, sizes, strict=True)],
+        config={**DEFAULT_CONFIG, **describe_gguf(model.paths)},
+        replace=True,
+    )
+    return dataclasses.replace(taken, ref=model.ref)
 
 
 def layers_of(model: Model) -> list[NewLayer]:

@@ -14,17 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from llamune.errors import UnsupportedError
+from llamune.gguf import shard_paths
 from llamune.store.errors import StoreError, UnknownModelError
 from llamune.store.models import Model, model_of_name
 from llamune.store.names import ModelName
 from llamune.store.places import search_path
 from llamune.store.stores import Store
 
-__all__ = ["resolve", "shards_of", "unreadable"]
+__all__ = ["find_stored", "resolve", "unreadable"]
 
 LOOKS_LIKE_PATH = re.compile(r"(\.{0,2}[/\\])|~|[A-Za-z]:[/\\]|\.{1,2}$|.*\.gguf$", re.IGNORECASE)
-SHARD = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
-MAX_SHARDS = 1000
 
 
 def resolve(ref: str, *, stores: Sequence[Store] | None = None) -> Model:
@@ -46,7 +45,7 @@ def resolve(ref: str, *, stores: Sequence[Store] | None = None) -> Model:
         return model_of_path(Path(ref).expanduser(), ref=ref)
     places = search_path() if stores is None else stores
     name = ModelName.maybe(ref)
-    holders = [store for store in places if name is not None and holds(store, name)]
+    holders = [store for store in places if name is not None and store.holds(name)]
     path = Path(ref)
     if name is None or not holders:
         if is_there(path):
@@ -61,12 +60,17 @@ def is_there(path: Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110  Path.exists raises on over-long names
 
 
-def holds(store: Store, name: ModelName) -> bool:
-    """Whether a readable store has a model of that name."""
-    try:
-        return store.find(name) is not None
-    except PermissionError:
-        return False
+def find_stored(ref: str, *, stores: Sequence[Store]) -> tuple[Store, ModelName]:
+    """Return where a name is stored, whatever the state of its blobs.
+
+    Raises:
+        UnknownModelError: no store that may be read has it.
+    """
+    name = ModelName.parse(ref)
+    for store in stores:
+        if store.holds(name):
+            return store, store.find(name) or name
+    raise unknown(ref, stores)
 
 
 def notes_on(model: Model, holders: Sequence[Store], path: Path) -> tuple[str, ...]:
@@ -162,22 +166,14 @@ def shards_of(path: Path) -> tuple[Path, ...]:
     """Return all shards of a split file in order; a file that is not split stands alone.
 
     Raises:
-        StoreError: a shard is missing, or the count in the name is absurd.
+        StoreError: a shard is missing.
+        GgufError: the count in the name is absurd.
     """
-    match = SHARD.fullmatch(path.name)
-    if match is None:
-        return (path,)
-    count = int(match["count"])
-    if not 1 <= count <= MAX_SHARDS:
-        raise StoreError(f"{path}: a model in {count:,} shards is not supported")
-    shards = tuple(
-        path.with_name(f"{match['prefix']}-{number:05d}-of-{count:05d}.gguf")
-        for number in range(1, count + 1)
-    )
+    shards = tuple(shard_paths(path))
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         raise StoreError(
-            f"{path}: {len(missing)} of {count} shards missing, first {missing[0]}",
+            f"{path}: {len(missing)} of {len(shards)} shards missing, first {missing[0]}",
             hint="put all shards into one folder",
         )
     return shards

@@ -110,6 +110,13 @@ class Store:
             return name
         return next((other for other in self.names() if other.key == name.key), None)
 
+    def holds(self, name: ModelName) -> bool:
+        """Whether the store may be read and has a model of that name."""
+        try:
+            return self.find(name) is not None
+        except PermissionError:
+            return False
+
     def manifest(self, name: ModelName) -> Manifest:
         """Read and check a model's manifest.
 
