@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llamune.store import manifests as media_types
 from llamune.store import starter
 from llamune.store.errors import (
     CopyNeededError,
@@ -73,6 +74,7 @@ __all__ = [
     "home",
     "library",
     "list_models",
+    "media_types",
     "model_of_name",
     "publish",
     "publish_adapter",
