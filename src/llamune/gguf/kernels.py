@@ -113,7 +113,8 @@ def rows_to_floats(packed: Bytes, kind: QuantType, *, threads: int | None = None
         )
     packed = np.ascontiguousarray(packed)
     if kind.name in NUMPY_DTYPES:
-        return packed.view(NUMPY_DTYPES[kind.name]).astype(np.float32)
+        with np.errstate(over="ignore"):  # a double beyond float32's range becomes infinite
+            return packed.view(NUMPY_DTYPES[kind.name]).astype(np.float32)
     to_float = library().ggml_get_type_traits(kind.id).contents.to_float
     if not to_float:
         raise UnsupportedError(f"ggml has no code that unpacks {kind}")

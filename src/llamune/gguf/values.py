@@ -159,11 +159,22 @@ def packed_array(values: Any, kind: ValueType | None) -> bytes:
         return header + b"".join(packed_string(text) for text in values)
     if kind is ValueType.STRING:  # an empty list of texts
         return ARRAY_HEADER.pack(kind, 0)
-    array = np.asarray(values)
+    array = numbers_array(values)
     if array.ndim != 1:
         raise LlamuneError("metadata arrays have one dimension and elements of one type")
     chosen = kind if kind is not None else element_type(values, array)
     return ARRAY_HEADER.pack(chosen, len(array)) + packed_numbers(array, chosen)
+
+
+def numbers_array(values: Any) -> np.ndarray[Any, Any]:
+    """Return numbers or flags as an array that keeps them exactly."""
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind in "fO" and all(isinstance(value, int) for value in values):
+            return np.array(values, np.uint64)  # numpy would mix i64 and u64 into floats
+    except (ValueError, OverflowError) as error:
+        raise LlamuneError(f"metadata cannot hold this array: {error}") from error
+    return array
 
 
 def element_type(values: object, array: np.ndarray[Any, Any]) -> ValueType:
@@ -174,11 +185,11 @@ def element_type(values: object, array: np.ndarray[Any, Any]) -> ValueType:
         raise LlamuneError(f"metadata cannot hold an array of {array.dtype}")
     if array.dtype == np.bool_:
         return ValueType.BOOL
-    if array.dtype.kind == "f":
+    if array.dtype.kind == "f" or not len(array):
         return ValueType.F32
     if array.dtype.kind in "iu":
         limits = np.iinfo(np.int32)
-        fits = not len(array) or (limits.min <= array.min() and array.max() <= limits.max)
+        fits = limits.min <= array.min() and array.max() <= limits.max
         return ValueType.I32 if fits else TYPE_OF_DTYPE[array.dtype]
     raise LlamuneError("metadata arrays have one dimension and elements of one type")
 
