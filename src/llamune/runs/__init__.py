@@ -1,7 +1,7 @@
 """Recipes and run folders as data, and what this machine measured of itself. No torch."""
 
 from llamune.runs import machine
-from llamune.runs.defaults import CLASSIC, Situation, default_learning_rate, settle
+from llamune.runs.defaults import CLASSIC, CLASSIC_EPOCHS, Situation, default_learning_rate, settle
 from llamune.runs.folder import Run, RunError, runs_folder
 from llamune.runs.recipe import DataFile, Recipe, RecipeError, check_choices, read_choices
 from llamune.runs.record import (
@@ -18,6 +18,7 @@ from llamune.runs.record import (
 
 __all__ = [
     "CLASSIC",
+    "CLASSIC_EPOCHS",
     "Base",
     "DataFacts",
     "DataFile",

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from llamune.runs.recipe import Recipe, RecipeError, first_fault
 
-__all__ = ["CLASSIC", "Situation", "default_learning_rate", "settle"]
+__all__ = ["CLASSIC", "CLASSIC_EPOCHS", "Situation", "default_learning_rate", "settle"]
 
 LONGEST_DEFAULT_TOKENS = 2048
 FEW_RECORDS, MORE_RECORDS, MANY_RECORDS = 300, 500, 10_000
@@ -114,6 +114,7 @@ FIXED: Mapping[str, Any] = {
     "validation": 0.1,
     "patience": 3,
     "checkpoint_minutes": 5.0,
+    "test": (),
     "from_adapter": None,
     "sample": None,
     "report_to": (),

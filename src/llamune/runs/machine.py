@@ -18,7 +18,7 @@ from typing import Any
 from llamune.files import write_text
 from llamune.store import home
 
-__all__ = ["fingerprint", "machine_path", "processor", "recall", "remember"]
+__all__ = ["facts", "fingerprint", "machine_path", "processor", "recall", "remember"]
 
 
 def machine_path() -> Path:
@@ -48,14 +48,14 @@ def instruction_sets() -> str:
 
 def fingerprint() -> str:
     """Return 16 hex digits that say which machine this is, as far as speed goes."""
-    facts = (
+    parts = (
         platform.system(),
         platform.machine(),
         processor(),
         instruction_sets(),
         str(os.cpu_count()),
     )
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def recall(topic: str, key: str) -> dict[str, Any] | None:
@@ -65,14 +65,19 @@ def recall(topic: str, key: str) -> dict[str, Any] | None:
         topic: what kind of fact, such as `compute` or `training`.
         key: of what: device, shapes, library version.
     """
-    facts = read().get(fingerprint(), {}).get(topic, {}).get(key)
-    return dict(facts) if isinstance(facts, dict) else None
+    return facts(topic).get(key)
 
 
-def remember(topic: str, key: str, facts: Mapping[str, Any]) -> None:
+def facts(topic: str) -> dict[str, dict[str, Any]]:
+    """Return every fact of a topic that was measured on this machine, by its key."""
+    known = read().get(fingerprint(), {}).get(topic, {})
+    return {key: dict(value) for key, value in known.items()}
+
+
+def remember(topic: str, key: str, measured: Mapping[str, Any]) -> None:
     """Keep what was measured on this machine, in place of what was known of `key`."""
     known = read()
-    known.setdefault(fingerprint(), {}).setdefault(topic, {})[key] = dict(facts)
+    known.setdefault(fingerprint(), {}).setdefault(topic, {})[key] = dict(measured)
     machine_path().parent.mkdir(parents=True, exist_ok=True)
     write_text(machine_path(), json.dumps(known, indent=2, sort_keys=True) + "\n", replace=True)
 

@@ -111,7 +111,7 @@ class Recipe(BaseModel):
     max_length: int = Field(ge=8, description="tokens; longer records are cut and counted")
     packing: bool = Field(description="join short records to rows of max_length tokens")
     recompute: bool = Field(description="recompute activations in backward: less memory, slower")
-    train_on: Literal["answers", "all"] = Field(description="which tokens the loss counts")
+    train_on: Literal["answers", "last", "all"] = Field(description="which tokens the loss counts")
     compute_type: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         description="auto: what the timed trial on this machine chose"
     )
@@ -121,6 +121,9 @@ class Recipe(BaseModel):
         ge=0, description="validation passes without a gain before stopping; 0 goes on to the end"
     )
     checkpoint_minutes: Number = Field(gt=0, description="minutes between checkpoints at most")
+    test: Annotated[tuple[DataFile, ...], BeforeValidator(as_data_files)] = Field(
+        description="held-out examples that are scored before and after; default the validation"
+    )
     from_adapter: str | None = Field(description="name, run or folder of an adapter to go on from")
     sample: str | None = Field(description="prompt that is answered at each validation pass")
     report_to: Annotated[tuple[str, ...], BeforeValidator(as_names)] = Field(

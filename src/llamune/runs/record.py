@@ -134,9 +134,10 @@ class RunRecord(Part):
     memory: Memory = Memory()
     seconds: Seconds = Seconds()
     loss: Loss = Loss()
+    plan: dict[str, Any] | None = Field(default=None, description="parts of the prediction")
     proof: dict[str, Any] | None = None
     scores: tuple[Score, ...] = ()
     licence: Licence | None = None
     environment: dict[str, str] = {}
-    files: dict[str, Path] = Field(default={}, description="adapter, adapter_gguf, merged, report")
+    files: dict[str, Path] = Field(default={}, description="adapter, adapter_gguf, merged, …")
     published: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from llamune.train.attach import (
 )
 from llamune.train.batches import Collator, Example, batch_order
 from llamune.train.checkpoints import checkpoint_steps, newest_sound
+from llamune.train.curve import LossCurve, draw_loss_curve, loss_curve, plot_text
 from llamune.train.errors import CheckpointError, LossError, OutOfMemory, TrainError
 from llamune.train.events import (
     AdapterWritten,
@@ -33,6 +34,7 @@ __all__ = [
     "Collator",
     "Event",
     "Example",
+    "LossCurve",
     "LossError",
     "OnEvent",
     "OutOfMemory",
@@ -48,8 +50,11 @@ __all__ = [
     "batch_order",
     "checkpoint_steps",
     "count_trained",
+    "draw_loss_curve",
     "load_adapter_weights",
+    "loss_curve",
     "newest_sound",
+    "plot_text",
     "resident_bytes",
     "train",
     "write_adapter",
