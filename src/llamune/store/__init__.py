@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from llamune.store import manifests as media_types
-from llamune.store import starter
+from llamune.store import media_types, starter
 from llamune.store.errors import (
     CopyNeededError,
     DamagedError,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from llamune.errors import LlamuneError
 from llamune.gguf import GgufError
-from llamune.store import manifests as kinds
+from llamune.store import media_types
 from llamune.store.describing import describe_gguf, license_key
 from llamune.store.errors import DamagedError
-from llamune.store.manifests import Manifest, parse_json
+from llamune.store.manifests import Manifest, optional_text, parse_json
 from llamune.store.models import read_text
 from llamune.store.names import ModelName
 from llamune.store.stores import Store
@@ -78,7 +78,7 @@ def describe(store: Store, name: ModelName) -> ListedModel:
         said = described(store, manifest, config) if kind in ("model", "adapter") else config
     except LlamuneError as error:
         return ListedModel(name, store, 0, modified, None, "damaged", problem=error.message)
-    text = kinds.optional_text
+    text = optional_text
     return ListedModel(
         name=name,
         store=store,
@@ -90,17 +90,17 @@ def describe(store: Store, name: ModelName) -> ListedModel:
         parameters=text(said.get("model_type")),
         family=text(said.get("model_family")),
         license_key=text(said.get(LICENSE_KEY)),
-        licenses=tuple(read_text(store, layer) for layer in manifest.of_type(kinds.LICENSE)),
+        licenses=tuple(read_text(store, layer) for layer in manifest.of_type(media_types.LICENSE)),
     )
 
 
 def described(store: Store, manifest: Manifest, config: dict[str, object]) -> Mapping[str, object]:
     """Return the config with what it does not say read from the model file's header."""
     known = all(config.get(key) for key in ("file_type", "model_type", "model_family"))
-    if known and manifest.of_type(kinds.LICENSE):
+    if known and manifest.of_type(media_types.LICENSE):
         return config
     try:
-        paths = [store.blob_path(layer.digest) for layer in manifest.of_type(kinds.MODEL)]
+        paths = [store.blob_path(layer.digest) for layer in manifest.of_type(media_types.MODEL)]
         said = {key: value for key, value in config.items() if value}
         return {**describe_gguf(paths), **said, LICENSE_KEY: license_key(paths)}
     except GgufError:  # listing a name is not the place to refuse its file
@@ -111,10 +111,10 @@ def kind_of(manifest: Manifest, config: dict[str, object]) -> str:
     """Return what sort of model a manifest describes."""
     if config.get("remote_host"):
         return "cloud"
-    if manifest.of_type(kinds.ADAPTER):
+    if manifest.of_type(media_types.ADAPTER):
         return "adapter"
-    if manifest.of_type(kinds.MODEL):
+    if manifest.of_type(media_types.MODEL):
         return "model"
-    if config.get("model_format") == "safetensors" or manifest.of_type(kinds.TENSOR):
+    if config.get("model_format") == "safetensors" or manifest.of_type(media_types.TENSOR):
         return "safetensors"
     raise DamagedError("its manifest names no model file")

@@ -14,24 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from llamune.errors import UnsupportedError
+from llamune.store import media_types
 from llamune.store.digests import digest_of, parse_digest
 from llamune.store.errors import DamagedError
 from llamune.store.sharing import Sharing
 
 __all__ = [
-    "ADAPTER",
-    "CONFIG",
-    "DRAFT",
-    "LICENSE",
     "MAX_MANIFEST_BYTES",
-    "MESSAGES",
-    "MODEL",
-    "PARAMS",
-    "PROJECTOR",
-    "PROMPT",
-    "SYSTEM",
-    "TEMPLATE",
-    "TENSOR",
     "Layer",
     "Manifest",
     "NewLayer",
@@ -41,22 +30,6 @@ __all__ = [
     "parse_json",
     "parse_manifest",
 ]
-
-MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
-OCI_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-CONFIG = "application/vnd.docker.container.image.v1+json"
-IMAGE = "application/vnd.ollama.image."
-MODEL = f"{IMAGE}model"
-ADAPTER = f"{IMAGE}adapter"
-PROJECTOR = f"{IMAGE}projector"
-DRAFT = f"{IMAGE}draft"
-TEMPLATE = f"{IMAGE}template"
-PROMPT = f"{IMAGE}prompt"  # what templates were called at first
-TENSOR = f"{IMAGE}tensor"
-SYSTEM = f"{IMAGE}system"
-PARAMS = f"{IMAGE}params"
-MESSAGES = f"{IMAGE}messages"
-LICENSE = f"{IMAGE}license"
 
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_LAYERS = 100_000  # safetensors models keep one layer a tensor
@@ -72,7 +45,7 @@ class NewLayer:
     """A layer that is not in the store yet.
 
     Args:
-        media_type: one of the constants of this module.
+        media_type: one of `media_types`.
         source: a file's path or the bytes themselves.
         origin: where it came from, kept as `from` in the manifest.
         digest: of an immutable blob of another store on this machine; never of any other file.
@@ -138,7 +111,7 @@ class Manifest:
     config: Layer
     layers: Sequence[Layer]
     annotations: Mapping[str, str] = field(default_factory=dict)
-    media_type: str = MANIFEST_TYPE
+    media_type: str = media_types.MANIFEST
     artifact_type: str | None = None
     data: bytes = field(default=b"", repr=False, compare=False)
 
@@ -205,8 +178,11 @@ def parse_manifest(data: bytes, *, where: str) -> Manifest:
     if len(data) > MAX_MANIFEST_BYTES:
         raise DamagedError(f"{where}: manifest larger than {MAX_MANIFEST_BYTES:,} bytes")
     value = parse_json(data, where=where)
-    media_type = value.get("mediaType", MANIFEST_TYPE)
-    if media_type not in (MANIFEST_TYPE, OCI_MANIFEST_TYPE) or value.get("schemaVersion") != 2:
+    media_type = value.get("mediaType", media_types.MANIFEST)
+    if (
+        media_type not in (media_types.MANIFEST, media_types.OCI_MANIFEST)
+        or value.get("schemaVersion") != 2
+    ):
         raise UnknownManifestError(
             f"{where}: unsupported manifest kind {str(media_type)[:100]!r}, "
             f"schema version {str(value.get('schemaVersion'))[:20]}",

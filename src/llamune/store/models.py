@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from llamune.errors import UnsupportedError
-from llamune.store import manifests as kinds
+from llamune.store import media_types
 from llamune.store.digests import digest_of
 from llamune.store.errors import DamagedError, StoreError
-from llamune.store.manifests import Layer, Manifest, parse_json
+from llamune.store.manifests import Layer, Manifest, optional_text, parse_json
 from llamune.store.names import ModelName
 from llamune.store.stores import Store
 
@@ -91,12 +91,12 @@ class Model:
     @property
     def renderer(self) -> str | None:
         """Name of Ollama's built-in prompt renderer, if the model asks for one."""
-        return kinds.optional_text(self.config.get("renderer"))
+        return optional_text(self.config.get("renderer"))
 
     @property
     def parser(self) -> str | None:
         """Name of Ollama's built-in output parser, if the model asks for one."""
-        return kinds.optional_text(self.config.get("parser"))
+        return optional_text(self.config.get("parser"))
 
 
 def model_of_name(store: Store, name: ModelName, *, ref: str | None = None) -> Model:
@@ -110,10 +110,10 @@ def model_of_name(store: Store, name: ModelName, *, ref: str | None = None) -> M
     name = store.find(name) or name
     manifest = store.manifest(name)
     config = parse_json(read_text(store, manifest.config).encode(), where=f"{name}: config")
-    weights = manifest.of_type(kinds.MODEL)
+    weights = manifest.of_type(media_types.MODEL)
     if not weights:
         refuse_without_weights(name, manifest, config)
-    projectors = manifest.of_type(kinds.PROJECTOR)
+    projectors = manifest.of_type(media_types.PROJECTOR)
     return Model(
         ref=ref if ref is not None else str(name),
         name=name,
@@ -123,14 +123,14 @@ def model_of_name(store: Store, name: ModelName, *, ref: str | None = None) -> M
         manifest=manifest,
         adapters=tuple(
             Adapter(store.checked_blob(layer), layer.digest)
-            for layer in manifest.of_type(kinds.ADAPTER)
+            for layer in manifest.of_type(media_types.ADAPTER)
         ),
         projector=store.checked_blob(projectors[0]) if projectors else None,
-        template=last_text(store, manifest, kinds.TEMPLATE, kinds.PROMPT),
-        system=last_text(store, manifest, kinds.SYSTEM),
+        template=last_text(store, manifest, media_types.TEMPLATE, media_types.PROMPT),
+        system=last_text(store, manifest, media_types.SYSTEM),
         parameters=parameters_of(store, manifest),
         messages=messages_of(store, manifest),
-        licenses=tuple(read_text(store, layer) for layer in manifest.of_type(kinds.LICENSE)),
+        licenses=tuple(read_text(store, layer) for layer in manifest.of_type(media_types.LICENSE)),
         config=config,
         annotations=manifest.annotations,
     )
@@ -142,12 +142,12 @@ def refuse_without_weights(name: ModelName, manifest: Manifest, config: Mapping[
     Raises:
         UnsupportedError: always.
     """
-    if host := kinds.optional_text(config.get("remote_host")):
+    if host := optional_text(config.get("remote_host")):
         raise UnsupportedError(
             f"{name}: runs on {host}; there are no weights on this machine",
             hint="choose a model whose file is here: llamune models",
         )
-    if config.get("model_format") == "safetensors" or manifest.of_type(kinds.TENSOR):
+    if config.get("model_format") == "safetensors" or manifest.of_type(media_types.TENSOR):
         raise UnsupportedError(
             f"{name}: is stored as safetensors tensors, not as a GGUF file",
             hint="pull a GGUF of it",
@@ -181,7 +181,7 @@ def last_text(store: Store, manifest: Manifest, *media_types: str) -> str | None
 def parameters_of(store: Store, manifest: Manifest) -> dict[str, Any]:
     """Return the generation options of all parameter layers."""
     options: dict[str, Any] = {}
-    for layer in manifest.of_type(kinds.PARAMS):
+    for layer in manifest.of_type(media_types.PARAMS):
         text = read_text(store, layer)
         options |= parse_json(text.encode(), where=str(store.blob_path(layer.digest)))
     return options
@@ -190,7 +190,7 @@ def parameters_of(store: Store, manifest: Manifest) -> dict[str, Any]:
 def messages_of(store: Store, manifest: Manifest) -> tuple[Mapping[str, Any], ...]:
     """Return the opening conversation of all message layers."""
     found: list[Mapping[str, Any]] = []
-    for layer in manifest.of_type(kinds.MESSAGES):
+    for layer in manifest.of_type(media_types.MESSAGES):
         where = str(store.blob_path(layer.digest))
         wrapped = f'{{"messages":{read_text(store, layer)}}}'
         entries = parse_json(wrapped.encode(), where=where)["messages"]

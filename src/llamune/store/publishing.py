@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llamune.store import manifests as kinds
+from llamune.store import media_types
 from llamune.store.describing import describe_gguf
 from llamune.store.manifests import Layer, NewLayer
 from llamune.store.models import Model, model_of_name
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
-BIG = (kinds.MODEL, kinds.PROJECTOR, kinds.DRAFT)
+BIG = (media_types.MODEL, media_types.PROJECTOR, media_types.DRAFT)
 DEFAULT_CONFIG = {"model_format": "gguf", "architecture": "amd64", "os": "linux"}
 
 
@@ -99,11 +99,11 @@ def publish_adapter(
         sharing: how far to go when the base can be neither linked nor cloned.
         advance: called with the number of bytes hashed or copied.
     """
-    kept = [layer for layer in layers_of(base) if layer.media_type != kinds.ADAPTER]
+    kept = [layer for layer in layers_of(base) if layer.media_type != media_types.ADAPTER]
     lineage = {"llamune.base.digest": base.digest} if base.digest else {}
     return publish(
         name,
-        [*kept, NewLayer(kinds.ADAPTER, adapter_gguf, sharing="copy")],
+        [*kept, NewLayer(media_types.ADAPTER, adapter_gguf, sharing="copy")],
         config=base.config or {**DEFAULT_CONFIG, **describe_gguf(base.paths)},
         annotations={**lineage, **(annotations or {})},
         replace=replace,
@@ -140,13 +140,13 @@ def publish_model(
     """
     files = [gguf] if isinstance(gguf, Path) else list(gguf)
     carried = layers_of(like) if like is not None else []
-    weights = (kinds.MODEL, kinds.ADAPTER)
+    weights = (media_types.MODEL, media_types.ADAPTER)
     return publish(
         name,
         [
-            *(NewLayer(kinds.MODEL, path) for path in files),
+            *(NewLayer(media_types.MODEL, path) for path in files),
             *(layer for layer in carried if layer.media_type not in weights),
-            *(NewLayer(kinds.LICENSE, text.encode()) for text in licenses),
+            *(NewLayer(media_types.LICENSE, text.encode()) for text in licenses),
         ],
         config={
             **DEFAULT_CONFIG,
@@ -168,8 +168,8 @@ def publish_starter(gguf: Path, license_text: str) -> Model:
     return publish(
         NAME,
         [
-            NewLayer(kinds.MODEL, gguf, digest=f"sha256:{GGUF_SHA256}"),
-            NewLayer(kinds.LICENSE, license_text.encode()),
+            NewLayer(media_types.MODEL, gguf, digest=f"sha256:{GGUF_SHA256}"),
+            NewLayer(media_types.LICENSE, license_text.encode()),
         ],
         config={**DEFAULT_CONFIG, **describe_gguf([gguf])},
         replace=True,
@@ -225,7 +225,10 @@ def take_in(model: Model, *, sharing: Sharing = "copy", advance: Advance | None 
     stem = NOT_IN_NAMES.sub("-", model.path.stem).lstrip("-.") or "model"
     taken = publish(
         ModelName(namespace="imported", model=stem[:80], tag=digests[0][7:19]),
-        [Layer(kinds.MODEL, digest, size) for digest, size in zip(digests, sizes, strict=True)],
+        [
+            Layer(media_types.MODEL, digest, size)
+            for digest, size in zip(digests, sizes, strict=True)
+        ],
         config={**DEFAULT_CONFIG, **describe_gguf(model.paths)},
         replace=True,
     )
@@ -235,12 +238,12 @@ def take_in(model: Model, *, sharing: Sharing = "copy", advance: Advance | None 
 def layers_of(model: Model) -> list[NewLayer]:
     """Return a model's parts as layers for another manifest."""
     if model.manifest is None or model.store is None:
-        return [NewLayer(kinds.MODEL, path, digest=model.digest) for path in model.paths]
+        return [NewLayer(media_types.MODEL, path, digest=model.digest) for path in model.paths]
     return [
         NewLayer(
             layer.media_type,
             model.store.checked_blob(layer),
-            origin=str(model.name) if layer.media_type == kinds.MODEL else layer.origin,
+            origin=str(model.name) if layer.media_type == media_types.MODEL else layer.origin,
             digest=layer.digest,
             sharing=None if layer.media_type in BIG else "copy",
         )

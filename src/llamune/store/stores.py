@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llamune.files import new_file, sha256_of, sync_folder
+from llamune.store import media_types
 from llamune.store.digests import blob_file_name, digest_of
 from llamune.store.errors import (
     CopyNeededError,
@@ -32,7 +33,6 @@ from llamune.store.errors import (
 )
 from llamune.store.locks import locked
 from llamune.store.manifests import (
-    CONFIG,
     MAX_MANIFEST_BYTES,
     Layer,
     Manifest,
@@ -268,7 +268,7 @@ class Store:
             placed = [self.placed(layer, sharing, advance) for layer in layers]
             text = encode_json(dict(config))
             manifest = Manifest(
-                config=Layer(CONFIG, self.add_bytes(text), len(text)),
+                config=Layer(media_types.CONFIG, self.add_bytes(text), len(text)),
                 layers=placed,
                 annotations=annotations or {},
             )

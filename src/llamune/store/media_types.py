@@ -1,0 +1,36 @@
+"""What the blobs of a model are called in its manifest."""
+
+from __future__ import annotations
+
+__all__ = [
+    "ADAPTER",
+    "CONFIG",
+    "DRAFT",
+    "LICENSE",
+    "MANIFEST",
+    "MESSAGES",
+    "MODEL",
+    "OCI_MANIFEST",
+    "PARAMS",
+    "PROJECTOR",
+    "PROMPT",
+    "SYSTEM",
+    "TEMPLATE",
+    "TENSOR",
+]
+
+MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.docker.container.image.v1+json"
+IMAGE = "application/vnd.ollama.image."
+MODEL = f"{IMAGE}model"
+ADAPTER = f"{IMAGE}adapter"
+PROJECTOR = f"{IMAGE}projector"
+DRAFT = f"{IMAGE}draft"
+TEMPLATE = f"{IMAGE}template"
+PROMPT = f"{IMAGE}prompt"  # what templates were called at first
+TENSOR = f"{IMAGE}tensor"
+SYSTEM = f"{IMAGE}system"
+PARAMS = f"{IMAGE}params"
+MESSAGES = f"{IMAGE}messages"
+LICENSE = f"{IMAGE}license"
