@@ -5,12 +5,16 @@ Adding a family means one file here that calls `register`, and one row in `tests
 
 from __future__ import annotations
 
+from llamune.arch.described import Config, Described
 from llamune.arch.family import Family, OffsetNorm, PermuteRows, Role, Sizes, TensorRule, Transform
-from llamune.arch.registry import describe, families
+from llamune.arch.registry import NewKeys, describe, families, keys_of_config
 from llamune.arch.sections import is_extra, section_of
 
 __all__ = [
+    "Config",
+    "Described",
     "Family",
+    "NewKeys",
     "OffsetNorm",
     "PermuteRows",
     "Role",
@@ -20,5 +24,6 @@ __all__ = [
     "describe",
     "families",
     "is_extra",
+    "keys_of_config",
     "section_of",
 ]

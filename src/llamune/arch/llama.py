@@ -7,92 +7,106 @@ no sliding window to this architecture, so neither do we.
 
 from __future__ import annotations
 
-from llamune.arch.family import Family, PermuteRows, Sizes, TensorRule
+import math
+from typing import Any
+
+import numpy as np
+
+from llamune.arch.described import Config, Described
+from llamune.arch.family import Family
 from llamune.arch.parts import (
     OUTPUT,
     Keys,
-    bias,
+    common_config,
+    common_keys,
     extra_tensors,
-    linear,
     model_rules,
-    norm,
-    special_tokens,
+    plain_block,
+    rope_keys,
 )
-from llamune.arch.registry import register
-from llamune.gguf import ModelFile
+from llamune.arch.registry import NewKeys, converts, register
 
 ROPE_FACTORS = "rope_freqs.weight"
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
+# what every Llama 3.1 to 3.3 has; the scaling factor itself shows in the file
+LLAMA3 = {
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 
 
 @register("llama")
-def llama(model: ModelFile) -> Family:
+def llama(model: Described) -> Family:
     """Read a model of the Llama architecture."""
     keys = Keys(model)
     sizes = keys.sizes()
     keys.full_rotary(sizes.head_dim)
-    keys.refuse_keys("attention.clamp_kqv", "attention.temperature_scale", "logit_scale")
-    tied = OUTPUT not in model.tensors
-    attention_bias = "blk.0.attn_output.bias" in model.tensors
-    mlp_bias = "blk.0.ffn_down.bias" in model.tensors
+    keys.refuse_keys("attention.scale", "attention.temperature_scale", "logit_scale")
+    tied = not keys.has_tensor(OUTPUT)
+    attention_bias = keys.has_tensor("blk.0.attn_output.bias")
+    mlp_bias = keys.has_tensor("blk.0.ffn_down.bias")
+    biases = (*(ATTENTION if attention_bias else ()), *(FEED_FORWARD if mlp_bias else ()))
+    rope = keys.rope_parameters()
+    has_factors = keys.has_tensor(ROPE_FACTORS)
+    if has_factors:
+        rope = llama3_parameters(model.floats(ROPE_FACTORS), rope, sizes.head_dim)
     return Family(
         name="llama",
         sizes=sizes,
         config_class="LlamaConfig",
         model_class="LlamaForCausalLM",
         config={
-            "vocab_size": sizes.n_vocab,
-            "hidden_size": sizes.d_model,
-            "intermediate_size": sizes.d_ff,
-            "num_hidden_layers": sizes.n_layer,
-            "num_attention_heads": sizes.n_head,
-            "num_key_value_heads": sizes.n_head_kv,
-            "head_dim": sizes.head_dim,
+            **common_config(keys, sizes, tied=tied),
             "hidden_act": "silu",
-            "max_position_embeddings": sizes.context_length,
-            "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon"),
-            "rope_parameters": keys.rope_parameters(),
+            "rope_parameters": rope,
             "attention_bias": attention_bias,
             "mlp_bias": mlp_bias,
-            "tie_word_embeddings": tied,
-            **special_tokens(model),
         },
-        rules=model_rules(
-            sizes, block(sizes, attention_bias=attention_bias, mlp_bias=mlp_bias), tied=tied
-        ),
+        rules=model_rules(sizes, plain_block(sizes, pairs=True, biases=biases), tied=tied),
         tied=tied,
-        rope_factors=ROPE_FACTORS if ROPE_FACTORS in model.tensors else None,
+        rope_factors=ROPE_FACTORS if has_factors else None,
         extra=extra_tensors(model),
     )
 
 
-def block(sizes: Sizes, *, attention_bias: bool, mlp_bias: bool) -> list[TensorRule]:
-    """Return the rules of one block."""
-    d_model, d_ff = sizes.d_model, sizes.d_ff
-    d_query = sizes.n_head * sizes.head_dim
-    d_key = sizes.n_head_kv * sizes.head_dim
-    pairs_q, pairs_k = PermuteRows(sizes.n_head), PermuteRows(sizes.n_head_kv)
-    rules = [
-        norm("input_layernorm", "attn_norm", d_model),
-        linear("self_attn.q_proj", "attn_q", (d_query, d_model), transform=pairs_q),
-        linear("self_attn.k_proj", "attn_k", (d_key, d_model), transform=pairs_k),
-        linear("self_attn.v_proj", "attn_v", (d_key, d_model)),
-        linear("self_attn.o_proj", "attn_output", (d_model, d_query)),
-        norm("post_attention_layernorm", "ffn_norm", d_model),
-        linear("mlp.gate_proj", "ffn_gate", (d_ff, d_model)),
-        linear("mlp.up_proj", "ffn_up", (d_ff, d_model)),
-        linear("mlp.down_proj", "ffn_down", (d_model, d_ff)),
-    ]
-    if attention_bias:
-        rules += [
-            bias("self_attn.q_proj", "attn_q", d_query, transform=pairs_q),
-            bias("self_attn.k_proj", "attn_k", d_key, transform=pairs_k),
-            bias("self_attn.v_proj", "attn_v", d_key),
-            bias("self_attn.o_proj", "attn_output", d_model),
-        ]
-    if mlp_bias:
-        rules += [
-            bias("mlp.gate_proj", "ffn_gate", d_ff),
-            bias("mlp.up_proj", "ffn_up", d_ff),
-            bias("mlp.down_proj", "ffn_down", d_model),
-        ]
-    return rules
+@converts("LlamaForCausalLM", "MistralForCausalLM")
+def llama_keys(config: Config) -> NewKeys:
+    """Return the keys of a Llama or Mistral config."""
+    config.refuse_unless("hidden_act", "silu")
+    window = config.get("sliding_window")
+    if window is not None and window < config.integer("max_position_embeddings"):
+        raise config.refuse(f"sliding_window = {window}")
+    keys = common_keys(config, head_dim=False)
+    rope = config.rope()
+    tables = {}
+    if rope.get("rope_type") == "llama3":
+        tables[ROPE_FACTORS] = llama3_factors(rope, keys["rope.dimension_count"])
+        rope = {"rope_theta": rope["rope_theta"]}
+    return NewKeys(architecture="llama", keys={**keys, **rope_keys(rope, config)}, tables=tables)
+
+
+def llama3_factors(rope: dict[str, Any], head_dim: int) -> np.ndarray:
+    """Return what Llama 3's scaling divides each frequency by, (head_dim / 2,) f32.
+
+    Source: transformers' `_compute_llama3_parameters`; llama.cpp's converter writes the same.
+    """
+    base, factor = rope["rope_theta"], rope["factor"]
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    original = rope["original_max_position_embeddings"]
+    frequencies = base ** -(np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
+    turns = original * frequencies / (2 * math.pi)  # in the original context
+    smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return np.asarray(1.0 / ((1.0 - smooth) / factor + smooth), dtype=np.float32)
+
+
+def llama3_parameters(factors: np.ndarray, plain: dict[str, Any], head_dim: int) -> dict[str, Any]:
+    """Return the `llama3` RoPE parameters that make these factors; `plain` where none do.
+
+    The model is exact either way, since its frequencies are divided by the file's own factors;
+    only a config written for transformers needs the parameters.
+    """
+    found = {**plain, **LLAMA3, "rope_type": "llama3", "factor": round(float(factors.max()), 4)}
+    agrees = np.allclose(llama3_factors(found, head_dim), factors.reshape(-1), rtol=1e-5)
+    return found if agrees else plain

@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from llamune.arch.family import LAYERS, Role, Sizes, TensorRule, Transform
+from llamune.arch.described import Config, Described
+from llamune.arch.family import LAYERS, PermuteRows, Role, Sizes, TensorRule, Transform
 from llamune.arch.sections import is_extra
 from llamune.errors import UnsupportedError
-from llamune.gguf import ModelFile
 
 __all__ = [
+    "OUTPUT",
+    "TOKEN_EMBEDDING",
     "Keys",
     "bias",
+    "common_config",
+    "common_keys",
     "extra_tensors",
     "in_blocks",
     "linear",
     "model_rules",
     "norm",
+    "plain_block",
+    "rope_keys",
     "special_tokens",
 ]
 
 TOKEN_EMBEDDING = "token_embd.weight"  # noqa: S105  a tensor's name
 OUTPUT = "output.weight"
+# transformers name of each norm in a block -> its GGUF name
+PRE_NORMS = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
 
 
 class Keys:
     """The keys of one file under its architecture's prefix."""
 
-    def __init__(self, model: ModelFile) -> None:
+    def __init__(self, model: Described) -> None:
         self.model = model
         self.architecture = model.architecture
+
+    def has_tensor(self, name: str) -> bool:
+        """Whether the file has a tensor of that name."""
+        return name in self.model.tensors
 
     def has(self, key: str) -> bool:
         """Whether the file has `<architecture>.<key>`."""
@@ -128,8 +140,71 @@ class Keys:
             return {"rope_type": "linear", "rope_theta": base, "factor": factor}
         raise self.refuse(f"RoPE scaling {kind!r}")
 
+    def refuse_scaling(self) -> None:
+        """Raise unless RoPE is plain."""
+        if self.rope_parameters()["rope_type"] != "default":
+            raise self.refuse("scaled RoPE")
 
-def special_tokens(model: ModelFile) -> dict[str, int | None]:
+
+def common_config(keys: Keys, sizes: Sizes, *, tied: bool) -> dict[str, Any]:
+    """Return the transformers config entries that every family names alike."""
+    return {
+        "vocab_size": sizes.n_vocab,
+        "hidden_size": sizes.d_model,
+        "intermediate_size": sizes.d_ff,
+        "num_hidden_layers": sizes.n_layer,
+        "num_attention_heads": sizes.n_head,
+        "num_key_value_heads": sizes.n_head_kv,
+        "head_dim": sizes.head_dim,
+        "max_position_embeddings": sizes.context_length,
+        "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon"),
+        "tie_word_embeddings": tied,
+        **special_tokens(keys.model),
+    }
+
+
+def common_keys(config: Config, *, head_dim: bool) -> dict[str, Any]:
+    """Return the GGUF keys that every family names alike, from a transformers config.
+
+    Args:
+        config: the folder's `config.json`.
+        head_dim: whether to write the head's size where it is not d_model / n_head.
+    """
+    n_head = config.integer("num_attention_heads")
+    d_model = config.integer("hidden_size")
+    keys: dict[str, Any] = {
+        "context_length": config.integer("max_position_embeddings"),
+        "embedding_length": d_model,
+        "block_count": config.integer("num_hidden_layers"),
+        "feed_forward_length": config.integer("intermediate_size"),
+        "attention.head_count": n_head,
+        "attention.head_count_kv": config.integer("num_key_value_heads", n_head),
+        "attention.layer_norm_rms_epsilon": config.number("rms_norm_eps"),
+        "vocab_size": config.integer("vocab_size"),
+    }
+    size = config.integer("head_dim", d_model // n_head)
+    if head_dim or size * n_head != d_model:
+        keys["attention.key_length"] = keys["attention.value_length"] = size
+    keys["rope.dimension_count"] = size
+    return keys
+
+
+def rope_keys(rope: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """Return the keys of plain or linearly scaled RoPE.
+
+    Raises:
+        UnsupportedError: another kind.
+    """
+    keys: dict[str, Any] = {"rope.freq_base": float(rope.get("rope_theta", 10000.0))}
+    kind = rope.get("rope_type", "default")
+    if kind == "linear":
+        keys |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
+    elif kind != "default":
+        raise config.refuse(f"rope_type {kind!r}")
+    return keys
+
+
+def special_tokens(model: Described) -> dict[str, int | None]:
     """Return the config's begin, end and padding token ids."""
     names = {
         "bos_token_id": "tokenizer.ggml.bos_token_id",
@@ -219,6 +294,51 @@ def model_rules(
     return {rule.name: rule for rule in rules}
 
 
-def extra_tensors(model: ModelFile) -> tuple[str, ...]:
+def plain_block(
+    sizes: Sizes,
+    *,
+    pairs: bool = False,
+    biases: Collection[str] = (),
+    norms: Mapping[str, str] = PRE_NORMS,
+    qk_norm: bool = False,
+    norm_transform: Transform | None = None,
+) -> list[TensorRule]:
+    """Return the rules of a block with separate q, k, v and a gated feed-forward part.
+
+    Args:
+        sizes: of the model.
+        pairs: whether the file keeps q and k rows in pairs.
+        biases: names of linear layers (`q_proj`, …) that have one.
+        norms: transformers name of each norm over d_model -> its GGUF name.
+        qk_norm: whether q and k are normed per head.
+        norm_transform: how the file keeps norm weights.
+    """
+    d_model, d_ff = sizes.d_model, sizes.d_ff
+    d_query = sizes.n_head * sizes.head_dim
+    d_key = sizes.n_head_kv * sizes.head_dim
+    pairs_q = PermuteRows(sizes.n_head) if pairs else None
+    pairs_k = PermuteRows(sizes.n_head_kv) if pairs else None
+    linears = [
+        linear("self_attn.q_proj", "attn_q", (d_query, d_model), transform=pairs_q),
+        linear("self_attn.k_proj", "attn_k", (d_key, d_model), transform=pairs_k),
+        linear("self_attn.v_proj", "attn_v", (d_key, d_model)),
+        linear("self_attn.o_proj", "attn_output", (d_model, d_query)),
+        linear("mlp.gate_proj", "ffn_gate", (d_ff, d_model)),
+        linear("mlp.up_proj", "ffn_up", (d_ff, d_model)),
+        linear("mlp.down_proj", "ffn_down", (d_model, d_ff)),
+    ]
+    rules = list(linears)
+    for rule in linears:
+        if rule.module.rpartition(".")[2] in biases:
+            name = rule.gguf.removesuffix(".weight")
+            rules.append(bias(rule.module, name, rule.shape[0], transform=rule.transform))
+    rules += [norm(ours, file, d_model, transform=norm_transform) for ours, file in norms.items()]
+    if qk_norm:
+        for ours, file in (("q_norm", "attn_q_norm"), ("k_norm", "attn_k_norm")):
+            rules.append(norm(f"self_attn.{ours}", file, sizes.head_dim, transform=norm_transform))
+    return rules
+
+
+def extra_tensors(model: Described) -> tuple[str, ...]:
     """Return the tensors beside the text model."""
     return tuple(name for name in model.tensors if is_extra(name))

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
+import numpy as np
+
+from llamune.arch.described import Config, Described
 from llamune.arch.family import Family
 from llamune.arch.sections import is_extra
 from llamune.errors import UnsupportedError
-from llamune.gguf import ModelFile
 
-__all__ = ["describe", "families", "register"]
+__all__ = ["NewKeys", "converts", "describe", "families", "keys_of_config", "register"]
 
-Reader = Callable[[ModelFile], Family]
+Reader = Callable[[Described], Family]
+Writer = Callable[[Config], "NewKeys"]
 READERS: dict[str, Reader] = {}
+WRITERS: dict[str, Writer] = {}
 # computed by llama.cpp or read through `Family.rope_factors`; hold no trained weight
 ROPE_TABLES = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
 
@@ -28,6 +34,48 @@ def register(architecture: str) -> Callable[[Reader], Reader]:
         return reader
 
     return add
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewKeys:
+    """What a transformers config becomes in a GGUF file.
+
+    Args:
+        architecture: `general.architecture`.
+        keys: without the architecture's prefix; int, float, str, bool or a list.
+        tables: tensors that the config makes (RoPE factors), by GGUF name.
+    """
+
+    architecture: str
+    keys: Mapping[str, Any]
+    tables: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def converts(*model_classes: str) -> Callable[[Writer], Writer]:
+    """Make a function the writer of keys for transformers model classes."""
+
+    def add(writer: Writer) -> Writer:
+        WRITERS.update(dict.fromkeys(model_classes, writer))
+        return writer
+
+    return add
+
+
+def keys_of_config(config: Config) -> NewKeys:
+    """Return the GGUF keys of a transformers config.
+
+    Raises:
+        UnsupportedError: the model class, or an entry, is not implemented.
+    """
+    load_families()
+    names = config.get("architectures", [])
+    for name in names:
+        if name in WRITERS:
+            return WRITERS[name](config)
+    raise UnsupportedError(
+        f"{config.path}: model class {', '.join(names) or 'unnamed'} is not implemented",
+        hint=f"implemented: {', '.join(sorted(WRITERS))}",
+    )
 
 
 @cache
@@ -44,7 +92,7 @@ def families() -> list[str]:
     return sorted(READERS)
 
 
-def describe(model: ModelFile) -> Family:
+def describe(model: Described) -> Family:
     """Return the architecture of a model file, every tensor accounted for.
 
     Raises:
@@ -63,7 +111,7 @@ def describe(model: ModelFile) -> Family:
     return family
 
 
-def check_tensors(model: ModelFile, family: Family) -> None:
+def check_tensors(model: Described, family: Family) -> None:
     """Raise unless each rule has its tensor, each tensor its rule, and the shapes agree."""
     faults = [
         f"{rule.gguf}: {fault}"
@@ -84,7 +132,7 @@ def check_tensors(model: ModelFile, family: Family) -> None:
         )
 
 
-def fault_of(model: ModelFile, name: str, shape: tuple[int, ...]) -> str | None:
+def fault_of(model: Described, name: str, shape: tuple[int, ...]) -> str | None:
     """Return what is wrong with a tensor, or None."""
     tensor = model.tensors.get(name)
     if tensor is None:

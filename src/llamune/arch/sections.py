@@ -21,7 +21,7 @@ EXTRA = {
 
 
 def section_of(name: str) -> str:
-    """Return the part's name: `token embedding`, `block 3`, `output`, `rope`, `vision`"""
+    """Return the part's name: `token embedding`, `block 3`, `output`, `rope`, `vision`."""
     if found := BLOCK.match(name):
         return f"block {int(found[1])}"
     if name.startswith("token_embd"):

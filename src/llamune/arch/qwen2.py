@@ -1,0 +1,55 @@
+"""Qwen 2 and 2.5, dense, and what is stored as them: DeepSeek-R1-Distill-Qwen.
+
+Unlike Llama: q, k and v have biases, and q/k rows keep transformers' order.
+"""
+
+from __future__ import annotations
+
+from llamune.arch.described import Config, Described
+from llamune.arch.family import Family
+from llamune.arch.parts import (
+    OUTPUT,
+    Keys,
+    common_config,
+    common_keys,
+    extra_tensors,
+    model_rules,
+    plain_block,
+    rope_keys,
+)
+from llamune.arch.registry import NewKeys, converts, register
+
+
+@register("qwen2")
+def qwen2(model: Described) -> Family:
+    """Read a Qwen 2 model."""
+    keys = Keys(model)
+    sizes = keys.sizes()
+    keys.full_rotary(sizes.head_dim)
+    tied = not keys.has_tensor(OUTPUT)
+    return Family(
+        name="qwen2",
+        sizes=sizes,
+        config_class="Qwen2Config",
+        model_class="Qwen2ForCausalLM",
+        config={
+            **common_config(keys, sizes, tied=tied),
+            "hidden_act": "silu",
+            "rope_parameters": keys.rope_parameters(),
+            "use_sliding_window": False,
+        },
+        rules=model_rules(
+            sizes, plain_block(sizes, biases=("q_proj", "k_proj", "v_proj")), tied=tied
+        ),
+        tied=tied,
+        extra=extra_tensors(model),
+    )
+
+
+@converts("Qwen2ForCausalLM")
+def qwen2_keys(config: Config) -> NewKeys:
+    """Return the keys of a Qwen 2 config."""
+    config.refuse_unless("hidden_act", "silu")
+    config.refuse_unless("use_sliding_window", False)
+    keys = common_keys(config, head_dim=False)
+    return NewKeys(architecture="qwen2", keys={**keys, **rope_keys(config.rope(), config)})
