@@ -15,6 +15,9 @@ from llamune.text import ChatTemplate, TextError, Tokenizer, prompt_ids, templat
 from tests.text.corpus import HARD_TEXTS, hard_text
 from tests.text.oracle import Oracle, oracle
 
+# bytes for which this vocabulary has no token: llama.cpp drops them without a word, and so do we
+LOST_BYTES = bytes.fromhex("04061314161dc0c1f1f2f5f6f7f8f9fafbfcfdfeff")
+
 
 @pytest.fixture(scope="module")
 def tokenizer(starter_path: Path) -> Tokenizer:
@@ -60,7 +63,10 @@ def test_any_text_has_llama_cpps_ids(
 @settings(max_examples=200, deadline=None)
 @given(text=hard_text())
 def test_decoding_gives_the_text_back(tokenizer: Tokenizer, text: str) -> None:
-    assert tokenizer.decode(tokenizer.encode(text)) == text
+    kept = text.encode().translate(None, LOST_BYTES)
+    ids = tokenizer.encode(text)
+    assert b"".join(map(tokenizer.token_bytes, ids)) == kept
+    assert tokenizer.decode(ids) == kept.decode(errors="replace")
 
 
 def test_every_piece_and_every_end_is_llama_cpps(tokenizer: Tokenizer, judge: Oracle) -> None:
@@ -82,7 +88,7 @@ def test_control_tokens_are_text_when_not_parsed(tokenizer: Tokenizer) -> None:
 
 
 def test_half_a_surrogate_pair_is_refused(tokenizer: Tokenizer) -> None:
-    with pytest.raises(TextError, match=r"character 2 .* U\+D83D"):
+    with pytest.raises(TextError, match=r"character 2 .*U\+D83D"):
         tokenizer.encode("ab\ud83d")
 
 

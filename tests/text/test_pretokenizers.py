@@ -1,0 +1,72 @@
+"""Every pre-tokenizer by name against llama.cpp, on vocabularies where each cut shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llamune.errors import UnsupportedError
+from llamune.gguf import ModelFile
+from llamune.text import Tokenizer, tokenizer_of
+from llamune.text.pretokenizers import PRE_TOKENIZERS
+from tests.text.corpus import HARD_TEXTS, PIECES, hard_text
+from tests.text.oracle import Oracle
+from tests.text.vocabularies import CONTROL, USER_DEFINED, byte_pair_keys, write_vocabulary
+
+SPECIAL = [
+    ("<s>", CONTROL),
+    ("</s>", CONTROL),
+    ("<|im_start|>", CONTROL),
+    ("<|im_end|>", USER_DEFINED),
+    ("[INST]", USER_DEFINED),
+]
+NAMES = sorted(name for name in PRE_TOKENIZERS if not PRE_TOKENIZERS[name].escapes_spaces)
+PAIRS: dict[str, tuple[Tokenizer, Oracle]] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Write one vocabulary under every name, and open each in both tokenizers."""
+    folder = tmp_path_factory.mktemp("vocabularies")
+    keys = byte_pair_keys("", texts=[*HARD_TEXTS, *PIECES], n_merges=600, special=SPECIAL)
+    for name in NAMES:
+        path = write_vocabulary(folder / f"{name}.gguf", {**keys, "tokenizer.ggml.pre": name})
+        with ModelFile.open(path) as file:
+            PAIRS[name] = tokenizer_of(file), Oracle(path)
+    yield
+    for _, judge in PAIRS.values():
+        judge.close()
+    PAIRS.clear()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hard_texts_have_llama_cpps_ids(name: str) -> None:
+    tokenizer, judge = PAIRS[name]
+    for text in [
+        *HARD_TEXTS,
+        *PIECES,
+        *("".join(pair) for pair in pairwise(PIECES)),
+    ]:
+        for flags in ({"parse_special": True, "add_special": True}, {"parse_special": False}):
+            assert tokenizer.encode(text, **flags) == judge.encode(text, **flags), (text, flags)
+
+
+@settings(max_examples=250, deadline=None)
+@given(name=st.sampled_from(NAMES), text=hard_text())
+def test_any_text_has_llama_cpps_ids(name: str, text: str) -> None:
+    tokenizer, judge = PAIRS[name]
+    assert tokenizer.encode(text) == judge.encode(text)
+
+
+def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
+    keys = byte_pair_keys("my-own", texts=["hello"], n_merges=2)
+    with (
+        ModelFile.open(write_vocabulary(tmp_path / "x.gguf", keys)) as file,
+        pytest.raises(UnsupportedError, match="'my-own'"),
+    ):
+        tokenizer_of(file)

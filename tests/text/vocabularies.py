@@ -1,0 +1,92 @@
+"""Small vocabularies, written as GGUF files that llama.cpp and we both read."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llamune.gguf import Entry, write_gguf
+
+CONTROL, USER_DEFINED, NORMAL, UNKNOWN, BYTE = 3, 4, 1, 2, 6
+VISIBLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+
+
+def byte_letters() -> list[str]:
+    """Return GPT-2's letter for each byte, worked out apart from the product's own table."""
+    hidden = [byte for byte in range(256) if byte not in VISIBLE]
+    return [chr(byte) if byte in VISIBLE else chr(256 + hidden.index(byte)) for byte in range(256)]
+
+
+def write_vocabulary(path: Path, keys: dict[str, Any]) -> Path:
+    """Write a GGUF file that holds a tokenizer and nothing else."""
+    metadata = {
+        "general.architecture": Entry.of("llama"),
+        **{
+            key: value if isinstance(value, Entry) else Entry.of(value)
+            for key, value in keys.items()
+        },
+    }
+    write_gguf(path, metadata=metadata, tensors=[])
+    return path
+
+
+def byte_pair_keys(
+    pre: str,
+    *,
+    texts: Iterable[str],
+    n_merges: int = 400,
+    special: Sequence[tuple[str, int]] = (),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return the keys of a byte-level vocabulary with merges that occur in some texts."""
+    letters = byte_letters()
+    choose = random.Random(seed)
+    words = ["".join(letters[byte] for byte in text.encode()) for text in texts if text]
+    tokens = dict.fromkeys(letters)
+    merges: dict[str, None] = {}
+    while len(merges) < n_merges:
+        word = choose.choice(words)
+        at = choose.randrange(len(word))
+        length = choose.randint(2, 6)
+        parts = [part for part in tokens if word.startswith(part, at)]
+        left = choose.choice(parts)
+        rest = [part for part in tokens if word.startswith(part, at + len(left))]
+        if not rest:
+            continue
+        right = choose.choice(rest)
+        if len(left + right) <= length and left + right not in dict(special):
+            tokens[left + right] = None
+            merges[f"{left} {right}"] = None
+    names = [*tokens, *(text for text, _ in special)]
+    kinds = [NORMAL] * len(tokens) + [kind for _, kind in special]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": names,
+        "tokenizer.ggml.token_type": np.array(kinds, dtype=np.int32),
+        "tokenizer.ggml.merges": list(merges),
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+    }
+
+
+def sentence_piece_keys(scored: Sequence[tuple[str, float, int]], **extra: Any) -> dict[str, Any]:
+    """Return the keys of a SentencePiece vocabulary with byte fallback."""
+    rows = [
+        *(("<unk>", 0.0, UNKNOWN), ("<s>", 0.0, CONTROL), ("</s>", 0.0, CONTROL)),
+        *((f"<0x{byte:02X}>", 0.0, BYTE) for byte in range(256)),
+        *scored,
+    ]
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": [text for text, _, _ in rows],
+        "tokenizer.ggml.scores": np.array([score for _, score, _ in rows], dtype=np.float32),
+        "tokenizer.ggml.token_type": np.array([kind for _, _, kind in rows], dtype=np.int32),
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        **extra,
+    }
