@@ -6,6 +6,7 @@ Source: facts on Alpaca, ShareGPT, OpenAI, TRL and LLaMA-Factory formats, read f
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -30,6 +31,7 @@ SHAREGPT_ROLES = {
     "system": "system",
 }
 OPENAI_ROLES = {role: role for role in ROLES} | {"developer": "system", "function": "tool"}
+HALF = re.compile("[\ud800-\udfff]")
 PAIRS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"))
 ALPACA_INPUTS = ("input", "context")
 ALPACA_OUTPUTS = ("output", "response")
@@ -314,6 +316,9 @@ def text_of(value: object, where: str, *, missing: str | None = None) -> str:
         missing: the text for a field that is absent or null; None refuses it.
     """
     if isinstance(value, str):
+        if (half := HALF.search(value)) is not None:
+            reason = f"half of a surrogate pair (U+{ord(half[0]):04X}): the text was cut wrongly"
+            raise BadRecord(where, reason)
         return value
     if value is None and missing is not None:
         return missing

@@ -1,0 +1,349 @@
+"""The check of data files: one pass over the records, then the comparison of all with all."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+
+from llamune.data.answers import Template
+from llamune.data.characters import (
+    control_characters,
+    control_pattern,
+    control_tokens,
+    html_residue,
+    mojibake,
+)
+from llamune.data.errors import DataError
+from llamune.data.findings import KINDS, Example, Finding, Flaw
+from llamune.data.languages import foreign_answers, language_of
+from llamune.data.personal import personal_data
+from llamune.data.reading import DataFile, Reader, no_record, open_reader
+from llamune.data.records import Problem, Record, Source
+from llamune.data.rendering import Tokens
+from llamune.data.report import PURPOSES, Lengths, Report, by_severity
+from llamune.data.signatures import Signatures, common_lines
+from llamune.data.similar import BATCH_RECORDS, SAMPLE_RECORDS, Likeness, Pair
+from llamune.data.wording import cut_answers, empty_answers, refusals
+from llamune.errors import LlamuneError
+
+__all__ = ["Inspector", "check"]
+
+N_EXAMPLES = 5
+SOURCE_SHARE = 0.9
+LENGTH_RATIO = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspector:
+    """Finds the flaws that one record shows by itself.
+
+    Attributes:
+        tokenizer: the model's tokenizer; without one lengths are in characters.
+        template: the model's chat template.
+        limit: tokens that a record may have.
+    """
+
+    tokenizer: Tokens | None = None
+    template: Template | None = None
+    limit: int | None = None
+    pattern: re.Pattern[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        tokens = self.tokenizer
+        own = [] if tokens is None else [tokens.piece(token) for token in tokens.control_ids]
+        object.__setattr__(self, "pattern", control_pattern(own))
+
+    @property
+    def unit(self) -> str:
+        """What lengths are counted in."""
+        return "characters" if self.tokenizer is None else "tokens"
+
+    def flaws(self, record: Record) -> Iterator[Flaw]:
+        """Yield what is wrong with a record's words."""
+        yield from empty_answers(record)
+        yield from cut_answers(record)
+        yield from refusals(record)
+        yield from mojibake(record)
+        yield from control_characters(record)
+        yield from control_tokens(record, self.pattern)
+        yield from html_residue(record)
+        yield from personal_data(record)
+        yield from foreign_answers(record)
+
+    def length(self, record: Record) -> int:
+        """Return how long a record is, through the template where there is one.
+
+        Raises:
+            LlamuneError: the template refuses the record.
+        """
+        if self.tokenizer is None:
+            return len(record.whole)
+        if record.text is not None or self.template is None:
+            return len(self.tokenizer.encode(record.whole, parse_special=False))
+        messages = [message.for_template() for message in record.messages]
+        tools = [dict(tool) for tool in record.tools] or None
+        return len(self.tokenizer.encode(self.template.render(messages, tools=tools)))
+
+
+@dataclass
+class Tally:
+    """What the pass over the records gathers.
+
+    Attributes:
+        counts: records with a flaw of each kind.
+        examples: the first few of each kind.
+        flawed: one byte a record, 1 for an error or a warning.
+        lengths: one length a record.
+        languages: records by the language of their answer.
+        sources: records by file.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[Example]] = field(default_factory=dict)
+    flawed: bytearray = field(default_factory=bytearray)
+    lengths: array[int] = field(default_factory=lambda: array("q"))
+    languages: Counter[str] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+
+    def note(self, kind: str, source: Source, detail: str) -> None:
+        """Count a record under a kind and keep it if it is one of the first."""
+        self.counts[kind] += 1
+        kept = self.examples.setdefault(kind, [])
+        if len(kept) < N_EXAMPLES:
+            kept.append(Example(source=source, detail=detail))
+
+    def see(self, record: Record, inspector: Inspector) -> None:
+        """Inspect one record."""
+        flaws: dict[str, Flaw] = {}
+        for flaw in inspector.flaws(record):
+            flaws.setdefault(flaw.kind, flaw)
+        try:
+            length = inspector.length(record)
+        except LlamuneError as error:
+            length = 0
+            flaws["unreadable"] = Flaw(kind="unreadable", field="", detail=error.message)
+        self.lengths.append(length)
+        if inspector.limit and length > inspector.limit and record.text is None:
+            detail = f"{length} {inspector.unit}, the limit is {inspector.limit}"
+            flaws["too_long"] = Flaw(kind="too_long", field="", detail=detail)
+        for flaw in flaws.values():
+            where = f"{flaw.field}: " if flaw.field else ""
+            self.note(flaw.kind, record.source, f"{where}{flaw.detail}")
+        self.flawed.append(any(KINDS[kind].severity != "note" for kind in flaws))
+        self.languages[language_of(record.answer)] += 1
+        self.sources[record.source.path] += 1
+
+
+def check(
+    paths: Iterable[Path | DataFile],
+    *,
+    tokenizer: Tokens | None = None,
+    template: Template | None = None,
+    max_length: int | None = None,
+    context_length: int | None = None,
+    held_out: Sequence[Path | DataFile] = (),
+    purpose: str = "",
+    model: str = "",
+    scratch: Path | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> Report:
+    """Check data files as a reviewer would.
+
+    Args:
+        paths: files and folders of training data.
+        tokenizer: the model's tokenizer, to count tokens with.
+        template: the model's chat template, to render records through.
+        max_length: tokens that a record may have; default the context.
+        context_length: tokens that the model was made for.
+        held_out: validation and test files that the data must not overlap.
+        purpose: what the data is for, a key of `PURPOSES`.
+        model: the model's name, for the report.
+        scratch: folder for signatures; default the system's.
+        advance: called with the number of records just read.
+
+    Raises:
+        DataError: a file cannot be read, holds no readable record, or the purpose is unknown.
+    """
+    if purpose and purpose not in PURPOSES:
+        raise DataError(f"purpose {purpose!r}: one of {', '.join(PURPOSES)}")
+    started = time.monotonic()
+    limits = [limit for limit in (max_length, context_length) if limit]
+    inspector = Inspector(
+        tokenizer=tokenizer, template=template, limit=min(limits) if tokenizer and limits else None
+    )
+    reader = open_reader(paths)
+    tally = Tally()
+    with tempfile.TemporaryDirectory(prefix="llamune-", dir=scratch) as folder:
+        signatures, n_held_out = surveyed(
+            reader, tally, inspector, held_out=held_out, folder=Path(folder), advance=advance
+        )
+        likeness = Likeness(signatures, n_held_out=n_held_out)
+        findings = compared_findings(likeness, tally, reader, held_out)
+    findings += [
+        Finding(
+            kind=kind,
+            count=count,
+            examples=tuple(tally.examples[kind]),
+            fix=fix_for(kind, reader, held_out),
+        )
+        for kind, count in tally.counts.items()
+        if KINDS[kind].per_record
+    ]
+    lengths = np.asarray(tally.lengths, dtype=np.int64)
+    findings += balance(tally, lengths, inspector) + amount(reader.n_records, purpose)
+    return Report(
+        files=tuple(
+            {"path": path, "kind": reader.containers[path], "encoding": encoding}
+            for path, encoding in reader.encodings.items()
+        ),
+        formats=dict(reader.formats.most_common()),
+        n_records=reader.n_records,
+        n_unreadable=reader.n_problems,
+        n_flawed=sum(tally.flawed),
+        lengths=Lengths.of(lengths, unit=inspector.unit, limit=inspector.limit),
+        languages=dict(tally.languages.most_common()),
+        sources=dict(tally.sources),
+        findings=by_severity(findings),
+        notes=tuple(reader.notes),
+        purpose=purpose,
+        model=model,
+        template=template is not None,
+        seconds=time.monotonic() - started,
+    )
+
+
+def surveyed(
+    reader: Reader,
+    tally: Tally,
+    inspector: Inspector,
+    *,
+    held_out: Sequence[Path | DataFile],
+    folder: Path,
+    advance: Callable[[int], object] | None,
+) -> tuple[Signatures, int]:
+    """Read every record once: held-out ones for their signatures, the others for all.
+
+    Returns:
+        The signatures, held-out records first, and how many of those there are.
+
+    Raises:
+        DataError: there is no readable record.
+    """
+    stream = readable(reader, tally)
+    sample = list(islice(stream, SAMPLE_RECORDS))
+    if not sample:
+        raise no_record(
+            reader.files,
+            [
+                Problem(source=example.source, field="", reason=example.detail)
+                for example in tally.examples.get("unreadable", [])[:1]
+            ],
+        )
+    signatures = Signatures(folder, common_lines(sample))
+    try:
+        for batch in batches(readable(open_reader(held_out), Tally())):
+            signatures.add(batch)
+        n_held_out = signatures.count
+        for batch in batches(chain(sample, stream)):
+            for record in batch:
+                tally.see(record, inspector)
+            signatures.add(batch)
+            if advance is not None:
+                advance(len(batch))
+    finally:
+        signatures.close()
+    return signatures, n_held_out
+
+
+def readable(reader: Reader, tally: Tally) -> Iterator[Record]:
+    """Yield the records that can be read; note the others."""
+    for item in reader:
+        if isinstance(item, Record):
+            yield item
+        else:
+            where = f"{item.field}: " if item.field else ""
+            tally.note("unreadable", item.source, f"{where}{item.reason}")
+
+
+def batches(records: Iterator[Record]) -> Iterator[list[Record]]:
+    """Yield records in lists of `BATCH_RECORDS`."""
+    while batch := list(islice(records, BATCH_RECORDS)):
+        yield batch
+
+
+def compared_findings(
+    likeness: Likeness, tally: Tally, reader: Reader, held_out: Sequence[Path | DataFile]
+) -> list[Finding]:
+    """Return what the comparison of all records with each other found."""
+    found: Mapping[str, list[Pair]] = {
+        "duplicate": likeness.duplicates(),
+        "near_duplicate": likeness.near_duplicates(),
+        "contradiction": likeness.contradictions(),
+        "overlap": likeness.overlaps() if held_out else [],
+    }
+    findings = []
+    for kind, pairs in found.items():
+        for pair in pairs:
+            tally.flawed[pair.later - likeness.n_held_out] = 1
+        if pairs:
+            examples = tuple(pair_example(kind, pair, likeness) for pair in pairs[:N_EXAMPLES])
+            fix = fix_for(kind, reader, held_out)
+            findings.append(Finding(kind=kind, count=len(pairs), examples=examples, fix=fix))
+    return findings
+
+
+def pair_example(kind: str, pair: Pair, likeness: Likeness) -> Example:
+    """Return the example that a pair of records gives."""
+    earlier = likeness.signatures.source(pair.earlier)
+    said = {
+        "duplicate": f"the same as {earlier}",
+        "contradiction": f"the question of {earlier}, another answer",
+    }.get(kind, f"like {earlier} ({pair.likeness:.0%})")
+    return Example(source=likeness.signatures.source(pair.later), detail=said)
+
+
+def fix_for(kind: str, reader: Reader, held_out: Sequence[Path | DataFile]) -> str:
+    """Return the command that mends a kind."""
+    options = KINDS[kind].fix
+    if not options:
+        return ""
+    names = [str(path.path if isinstance(path, DataFile) else path) for path in held_out]
+    files = " ".join(str(file.path) for file in reader.files[:3])
+    return f"llamune data clean {files} {options.format(held_out=' '.join(names))} --out NEW"
+
+
+def balance(tally: Tally, lengths: np.ndarray, inspector: Inspector) -> list[Finding]:
+    """Return a finding where few records, or one file, make most of the data."""
+    said = []
+    n_records = len(lengths)
+    if len(tally.sources) > 1:
+        path, count = tally.sources.most_common(1)[0]
+        if count > SOURCE_SHARE * n_records:
+            said.append(f"{count / n_records:.0%} of the records come from {path}")
+    if n_records >= 20:
+        top = np.sort(lengths)[::-1][: max(1, n_records // 100)]
+        ratio = top[-1] / max(1.0, float(np.median(lengths)))
+        if ratio > LENGTH_RATIO:
+            share = top.sum() / max(1, lengths.sum())
+            said.append(f"the longest 1 % of the records hold {share:.0%} of all {inspector.unit}")
+    return [Finding(kind="imbalance", count=n_records, summary="; ".join(said))] if said else []
+
+
+def amount(n_records: int, purpose: str) -> list[Finding]:
+    """Return a finding where there are fewer records than a purpose asks for."""
+    if not purpose:
+        return []
+    low, high = PURPOSES[purpose]
+    if n_records >= low:
+        return []
+    summary = f"{n_records:,} records; {purpose} asks for {low:,} to {high:,}"
+    return [Finding(kind="too_few", count=n_records, summary=summary)]

@@ -1,0 +1,75 @@
+"""Which language a text is in: by its script where that tells, else by py3langid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import regex
+
+from llamune.data.findings import Flaw
+from llamune.data.records import Record
+
+__all__ = ["foreign_answers", "language_of"]
+
+SHORTEST_LETTERS = 20
+"""Letters: below this the statistics of an alphabet say little."""
+
+SAMPLE_CHARACTERS = 600
+KANA = regex.compile(r"[\p{Hiragana}\p{Katakana}]")
+HAN = regex.compile(r"\p{Han}")
+HANGUL = regex.compile(r"\p{Hangul}")
+LETTER = regex.compile(r"\p{L}")
+CODE = regex.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|https?://\S+", regex.DOTALL)
+LANGUAGES = [
+    *("ar", "bg", "cs", "da", "de", "el", "en", "es", "fa", "fi", "fr", "he", "hi", "hu", "id"),
+    *("it", "ja", "ko", "nl", "no", "pl", "pt", "ro", "ru", "sv", "th", "tr", "uk", "vi", "zh"),
+]
+
+
+@cache
+def identifier() -> Callable[[str], tuple[str, float]]:
+    """Return the identifier, its languages narrowed to those that data sets come in."""
+    from py3langid import langid
+
+    langid.set_languages(LANGUAGES)
+    classify: Callable[[str], tuple[str, float]] = langid.classify
+    return classify
+
+
+def language_of(text: str) -> str:
+    """Return the ISO 639-1 code of a text's language; empty where it is too short to tell.
+
+    Kana tells Japanese and Hangul Korean before anything else is asked: a share of a tenth is
+    enough, since Japanese text mixes in much else.
+    """
+    sample = CODE.sub(" ", text[: 4 * SAMPLE_CHARACTERS])[:SAMPLE_CHARACTERS]
+    n_letters = len(LETTER.findall(sample))
+    if not n_letters:
+        return ""
+    if not sample.isascii():
+        n_kana, n_han = len(KANA.findall(sample)), len(HAN.findall(sample))
+        if n_kana and n_kana + n_han >= n_letters / 3 and 10 * n_kana >= n_kana + n_han:
+            return "ja"
+        if 3 * len(HANGUL.findall(sample)) >= n_letters:
+            return "ko"
+        if 3 * n_han >= 2 * n_letters:
+            return "zh" if n_han >= SHORTEST_LETTERS else ""
+    if n_letters < SHORTEST_LETTERS:
+        return ""
+    return str(identifier()(sample)[0])
+
+
+def foreign_answers(record: Record) -> Iterator[Flaw]:
+    """Find answers in another language than the turn before them."""
+    for place, turn in enumerate(record.messages):
+        if turn.role != "assistant" or not place:
+            continue
+        asked = language_of(record.messages[place - 1].content)
+        told = language_of(turn.content)
+        if asked and told and asked != told and record.messages[place - 1].role == "user":
+            yield Flaw(
+                kind="language",
+                field=f"messages[{place}]",
+                detail=f"asked in {asked}, told in {told}",
+            )
