@@ -7,9 +7,10 @@ token of a text, which is what a proof compares.
 from llamune.engine.base import Engine, collect
 from llamune.engine.embedded import EmbeddedEngine
 from llamune.engine.errors import EngineError, NativeMismatchError
+from llamune.engine.likelihood import token_log_probabilities
 from llamune.engine.logits import AdapterFile, NativeModel, prompt_logits
 from llamune.engine.opening import adapters_named, open_engine
-from llamune.engine.options import Answer, GenerateOptions, Piece, TokenLogProbability
+from llamune.engine.options import Answer, Embeddings, GenerateOptions, Piece, TokenLogProbability
 from llamune.engine.persona import Persona, adapters_of, persona_of
 from llamune.engine.server import LoadedAdapter
 
@@ -17,6 +18,7 @@ __all__ = [
     "AdapterFile",
     "Answer",
     "EmbeddedEngine",
+    "Embeddings",
     "Engine",
     "EngineError",
     "GenerateOptions",
@@ -32,4 +34,5 @@ __all__ = [
     "open_engine",
     "persona_of",
     "prompt_logits",
+    "token_log_probabilities",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from llamune.engine.options import Answer, GenerateOptions, Piece, TokenLogProbability
+from llamune.engine.options import Answer, Embeddings, GenerateOptions, Piece, TokenLogProbability
 
 __all__ = ["Engine", "collect"]
 
@@ -79,7 +79,7 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+    def embed(self, texts: Sequence[str]) -> Embeddings:
         """Return one vector a text."""
 
     @abstractmethod

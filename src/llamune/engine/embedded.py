@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from llamune.engine.base import Engine, Messages, Scales
 from llamune.engine.errors import EngineError
-from llamune.engine.options import GenerateOptions, Piece, with_defaults
+from llamune.engine.options import Embeddings, GenerateOptions, Piece, with_defaults
 from llamune.engine.persona import Persona, persona_of
 from llamune.engine.pieces import chat_request, completion_request, counts, piece_of
 from llamune.engine.server import LlamaServer, LoadedAdapter
@@ -119,17 +119,17 @@ class EmbeddedEngine(Engine):
         )
         return self._stream("handle_chat_completions", request, scales)
 
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:  # noqa: D102  see Engine
+    def embed(self, texts: Sequence[str]) -> Embeddings:  # noqa: D102  see Engine
         return self._server.embed(texts)
 
     def tokenize(self, text: str, *, add_special: bool = False) -> list[int]:
         """Return llama.cpp's own token ids of a text."""
         body = {"content": text, "add_special": add_special, "parse_special": True}
-        return [int(token) for token in self._server.post("/tokenize", body)["tokens"]]
+        return [int(token) for token in self._server.ask("POST", "/tokenize", body)["tokens"]]
 
     def render(self, messages: Messages) -> str:
         """Return the prompt that llama.cpp's own template engine makes of a conversation."""
-        answer = self._server.post("/apply-template", {"messages": list(messages)})
+        answer = self._server.ask("POST", "/apply-template", {"messages": list(messages)})
         return str(answer["prompt"])
 
     def close(self) -> None:  # noqa: D102  see Engine

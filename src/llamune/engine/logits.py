@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,15 +149,88 @@ class NativeModel:
         Raises:
             EngineError: an empty sequence, an id outside the vocabulary, or llama.cpp fails.
         """
-        for number, sequence in enumerate(sequences):
-            self._check(number, sequence)
+        import numpy as np
+
         if not sequences:
             return
+        for number, sequence in enumerate(sequences):
+            self._check(number, sequence)
         longest = max(map(len, sequences))
-        n_batch = min(n_batch, longest)
+        with self._runner(
+            n_ctx=longest,
+            n_batch=n_batch,
+            kv_type=kv_type,
+            flash=flash,
+            n_threads=n_threads,
+            adapters=adapters,
+        ) as run:
+            for sequence in sequences:
+                out = np.empty((len(sequence), self.n_vocab), np.float32)
+                start = 0
+                for chunk in run(sequence):
+                    out[start : start + len(chunk)] = chunk
+                    start += len(chunk)
+                yield out
+
+    def logit_chunks(
+        self,
+        sequence: Sequence[int],
+        *,
+        n_batch: int = 256,
+        kv_type: KvType = "f16",
+        flash: bool | None = None,
+        n_threads: int | None = None,
+        adapters: Sequence[AdapterFile] | None = None,
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield the logits that follow each token of one sequence, a batch at a time.
+
+        Memory stays at one batch, where the whole array of a long prompt over a large vocabulary
+        would take gigabytes. Arguments and errors are those of `logits`.
+
+        Yields:
+            float32 (n, n_vocab), in order; valid until the next one is asked for.
+        """
+        self._check(0, sequence)
+        with self._runner(
+            n_ctx=len(sequence),
+            n_batch=n_batch,
+            kv_type=kv_type,
+            flash=flash,
+            n_threads=n_threads,
+            adapters=adapters,
+        ) as run:
+            yield from run(sequence)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return what token ids spell, control tokens written out."""
+        return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes that a token stands for; a control token's are its name."""
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            n = self._library.llama_token_to_piece(self._vocabulary, token, buffer, room, 0, True)
+            if n >= 0:
+                return buffer.raw[:n]
+            room = -n
+
+    @contextmanager
+    def _runner(
+        self,
+        *,
+        n_ctx: int,
+        n_batch: int,
+        kv_type: KvType,
+        flash: bool | None,
+        n_threads: int | None,
+        adapters: Sequence[AdapterFile] | None,
+    ) -> Iterator[Callable[[Sequence[int]], Iterator[npt.NDArray[np.float32]]]]:
+        """Yield a function that runs a sequence of up to `n_ctx` tokens, chunk by chunk."""
+        n_batch = min(n_batch, n_ctx)
         with (
             self._context(
-                n_ctx=longest,
+                n_ctx=n_ctx,
                 n_batch=n_batch,
                 kv_type=kv_type,
                 flash=flash,
@@ -166,8 +239,7 @@ class NativeModel:
             self._batch(n_batch) as batch,
         ):
             self._attach(context, self.adapters if adapters is None else adapters)
-            for sequence in sequences:
-                yield self._run(context, batch, sequence, n_batch)
+            yield lambda sequence: self._run(context, batch, sequence, n_batch)
 
     def _check(self, number: int, sequence: Sequence[int]) -> None:
         if not sequence:
@@ -214,11 +286,10 @@ class NativeModel:
 
     def _run(
         self, context: int, batch: native.Batch, sequence: Sequence[int], n_batch: int
-    ) -> npt.NDArray[np.float32]:
+    ) -> Iterator[npt.NDArray[np.float32]]:
         import numpy as np
 
         self._library.llama_memory_clear(self._library.llama_get_memory(context), True)
-        out = np.empty((len(sequence), self.n_vocab), np.float32)
         for start in range(0, len(sequence), n_batch):
             chunk = sequence[start : start + n_batch]
             fill(batch, chunk, start)
@@ -226,10 +297,7 @@ class NativeModel:
             if code:
                 raise EngineError(f"llama.cpp failed at token {start} (llama_decode gave {code})")
             found = self._library.llama_get_logits(context)
-            out[start : start + len(chunk)] = np.ctypeslib.as_array(
-                found, (len(chunk), self.n_vocab)
-            )
-        return out
+            yield np.ctypeslib.as_array(found, (len(chunk), self.n_vocab))
 
 
 def fill(batch: native.Batch, ids: Sequence[int], first_position: int) -> None:

@@ -198,6 +198,10 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         [c_void_p, POINTER(c_void_p), c_size_t, POINTER(c_float)],
     ),
     "llama_supports_gpu_offload": (c_bool, []),
+    "llama_token_to_piece": (
+        c_int32,
+        [c_void_p, c_int32, c_char_p, c_int32, c_int32, c_bool],
+    ),
     "llama_tokenize": (
         c_int32,
         [c_void_p, c_char_p, c_int32, POINTER(c_int32), c_int32, c_bool, c_bool],

@@ -8,7 +8,14 @@ from typing import Any
 
 from llamune.errors import LlamuneError
 
-__all__ = ["Answer", "GenerateOptions", "Piece", "TokenLogProbability", "with_defaults"]
+__all__ = [
+    "Answer",
+    "Embeddings",
+    "GenerateOptions",
+    "Piece",
+    "TokenLogProbability",
+    "with_defaults",
+]
 
 MAX_TOKENS = 1024
 
@@ -100,6 +107,16 @@ class Answer:
         if not self.answer_seconds or self.n_answer_tokens is None:
             return None
         return self.n_answer_tokens / self.answer_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embeddings:
+    """Vectors of some texts."""
+
+    vectors: list[list[float]]
+    """one a text, of length 1"""
+    n_tokens: int
+    """tokens read in all"""
 
 
 OLLAMA_NAMES = {"num_predict": "max_tokens"}

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from llamune.engine.errors import EngineError
 from llamune.engine.native import can_use_gpu, extension
+from llamune.engine.options import Embeddings
 
 __all__ = ["LlamaServer", "LoadedAdapter"]
 
@@ -89,6 +90,10 @@ class LlamaServer:
         """Finish what is being worked on and free the model; safe to call twice."""
         for thread in list(self._working):
             thread.join()
+        if self._server is not None:
+            # the server's loop forgets a request to end that came before its first turn; this
+            # question is answered by the loop itself
+            self.ask("GET", "/lora-adapters")
         self._server = None
         if self._scratch is not None:
             self._scratch.cleanup()
@@ -130,14 +135,22 @@ class LlamaServer:
             thread.join()
             self._working.discard(thread)
 
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+    def embed(self, texts: Sequence[str]) -> Embeddings:
         """Return one vector a text."""
         answer = self._opened().handle_embeddings({"input": list(texts)})
         refuse_error(answer)
-        return [entry["embedding"] for entry in sorted(answer["data"], key=lambda e: e["index"])]
+        entries = sorted(answer["data"], key=lambda entry: entry["index"])
+        return Embeddings(
+            vectors=[entry["embedding"] for entry in entries],
+            n_tokens=answer["usage"]["prompt_tokens"],
+        )
 
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        """Ask the server's own port for what has no direct call."""
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Ask the server's own port for what has no direct call.
+
+        Raises:
+            EngineError: the server refuses the request.
+        """
         self._opened()
         parts = urlsplit(self.address)
         connection = HTTPConnection(parts.hostname or "", parts.port, timeout=HTTP_SECONDS)
@@ -146,7 +159,7 @@ class LlamaServer:
                 "Authorization": f"Bearer {self._key}",
                 "Content-Type": "application/json",
             }
-            connection.request("POST", path, json.dumps(body), headers)
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
             answer = json.loads(connection.getresponse().read())
         finally:
             connection.close()

@@ -1,0 +1,199 @@
+"""The proof that what is served is what was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llamune.errors import UnsupportedError
+from llamune.evaluate.cut import sizes_of_cut
+from llamune.evaluate.distributions import Agreement
+from llamune.evaluate.holding import compare_served, exact_agreement, limited
+from llamune.evaluate.reference import ReferenceOf, peft_folder_of, torch_reference
+from llamune.evaluate.spelling import Conversation, Spelling, spell
+
+if TYPE_CHECKING:
+    from llamune.store import Model
+
+__all__ = ["Proof", "prove", "verdict_of"]
+
+Verdict = Literal["pass", "fail", "cannot tell"]
+
+EXACT_LIMIT = 1e-9
+"""nats a token: two right implementations in F32 stay a hundred times below it"""
+FLOOR_FACTOR = 1.5
+SMALLEST_LIMIT = 1e-5
+"""nats a token: where llama.cpp's own floor is lower, it is not held against us"""
+EFFECT_FACTOR = 3.0
+"""an adapter that changes less than this many floors cannot be told from noise"""
+
+N_POSITIONS = 384
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """How well the served model agrees with the trained one.
+
+    Attributes:
+        model: what the person called it.
+        adapter: path of the adapter that was served, None for a whole model.
+        tokens: token ids of our tokenizer against llama.cpp's.
+        template: our rendering against llama.cpp's; None where the template is not the file's
+            own and llama.cpp has no say.
+        n_blocks: blocks of the cut F32 model.
+        exact: torch against llama.cpp on the cut F32 model.
+        served: torch against llama.cpp on the whole file.
+        floor: llama.cpp against itself at another batch size.
+        effect: llama.cpp without the adapter against with it; None without an adapter.
+        verdict: pass, fail or cannot tell.
+        reasons: what led to the verdict, where it is not pass.
+    """
+
+    model: str
+    adapter: Path | None
+    tokens: Spelling
+    template: Spelling | None
+    n_blocks: int
+    exact: Agreement
+    served: Agreement
+    floor: Agreement
+    effect: Agreement | None
+    verdict: Verdict
+    reasons: tuple[str, ...]
+
+    @property
+    def limit(self) -> float:
+        """The mean KL that `served` may have, nats a token."""
+        return limit_of(self.floor)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the proof as plain data, for records and `--json`."""
+        return asdict(self) | {
+            "adapter": None if self.adapter is None else str(self.adapter),
+            "exact_limit": EXACT_LIMIT,
+            "limit": self.limit,
+            "reasons": list(self.reasons),
+        }
+
+
+def limit_of(floor: Agreement) -> float:
+    """Return the mean KL that the whole file may have, nats a token."""
+    return max(FLOOR_FACTOR * floor.mean_kl, SMALLEST_LIMIT)
+
+
+def verdict_of(
+    *,
+    tokens: Spelling,
+    template: Spelling | None,
+    exact: Agreement,
+    served: Agreement,
+    floor: Agreement,
+    effect: Agreement | None,
+) -> tuple[Verdict, tuple[str, ...]]:
+    """Return the verdict and what led to it."""
+    faults: list[str] = []
+    if not tokens.all_same:
+        faults.append(f"{tokens.n - tokens.n_same} of {tokens.n} texts have other token ids")
+    if template is not None and not template.all_same:
+        faults.append(f"{template.n - template.n_same} of {template.n} prompts render otherwise")
+    # `not <` and not `>=`: a NaN fails
+    if not exact.mean_kl < EXACT_LIMIT:
+        faults.append(f"cut to F32, mean KL is {exact.mean_kl:.1e}, allowed is {EXACT_LIMIT:.0e}")
+    if not served.mean_kl <= limit_of(floor):
+        faults.append(
+            f"as served, mean KL is {served.mean_kl:.1e}, allowed is {limit_of(floor):.1e}"
+        )
+    if faults:
+        return "fail", tuple(faults)
+    if effect is not None and not effect.mean_kl >= EFFECT_FACTOR * floor.mean_kl:
+        return "cannot tell", (
+            f"the adapter changes the distributions by a mean KL of {effect.mean_kl:.1e}, less "
+            f"than {EFFECT_FACTOR:g} times llama.cpp's own noise of {floor.mean_kl:.1e}",
+        )
+    return "pass", ()
+
+
+def prove(
+    model: Model,
+    *,
+    conversations: Sequence[Conversation] | None = None,
+    trained: Path | None = None,
+    served: Path | None = None,
+    n_positions: int = N_POSITIONS,
+    n_threads: int | None = None,
+    reference: ReferenceOf = torch_reference,
+    advance: Callable[[str], object] | None = None,
+) -> Proof:
+    """Hold the served model against the trained one: token ids, template, distributions.
+
+    Args:
+        model: the model as it is served; its own adapter is used unless `served` names one.
+        conversations: prompts with answers; default a small set that ships with Llamune.
+        trained: the adapter as the trainer left it, a PEFT folder; default what is served.
+        served: the GGUF adapter.
+        n_positions: tokens to compare on the whole file.
+        n_threads: CPU threads of llama.cpp; default one a physical core.
+        reference: makes the trainer's side of the comparison.
+        advance: called with the name of each step before it starts.
+
+    Raises:
+        UnsupportedError: several adapters at once, or a family or type that is not implemented.
+        EngineError: llama.cpp refuses the model or the adapter.
+    """
+    from llamune.evaluate.prompts import default_conversations
+    from llamune.gguf import ModelFile
+
+    say = advance or (lambda _: None)
+    served = served or only_adapter(model)
+    trained = trained or served
+    with ExitStack() as stack:
+        file = stack.enter_context(ModelFile.open(model.paths))
+        peft = stack.enter_context(peft_folder_of(trained, file)) if trained else None
+        say("token ids and template")
+        spelled = spell(model, file, conversations or default_conversations(), n_threads)
+        say("a few blocks in F32")
+        sizes = sizes_of_cut(file)
+        exact = exact_agreement(
+            file,
+            spelled.sequences,
+            sizes=sizes,
+            peft=peft,
+            adapter=served,
+            n_threads=n_threads,
+            reference=reference,
+        )
+        say("the whole file as it is served")
+        figures = compare_served(
+            model.paths,
+            limited(spelled.sequences, n_positions),
+            ours=reference(file, peft),
+            adapter=served,
+            n_threads=n_threads,
+        )
+    found = {"tokens": spelled.tokens, "template": spelled.template, "exact": exact, **figures}
+    verdict, reasons = verdict_of(**found)
+    return Proof(
+        model=str(model),
+        adapter=served,
+        n_blocks=sizes.n_blocks,
+        verdict=verdict,
+        reasons=reasons,
+        **found,
+    )
+
+
+def only_adapter(model: Model) -> Path | None:
+    """Return a model's adapter, or None.
+
+    Raises:
+        UnsupportedError: it has several.
+    """
+    if len(model.adapters) > 1:
+        raise UnsupportedError(
+            f"{model}: has {len(model.adapters)} adapters; a proof is of one at a time",
+            hint="name one of them with --adapter",
+        )
+    return model.adapters[0].path if model.adapters else None

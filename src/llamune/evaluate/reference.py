@@ -1,0 +1,83 @@
+"""The trainer's side of a proof: next-token distributions from our torch model."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llamune.gguf import ModelFile
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = [
+    "Reference",
+    "ReferenceOf",
+    "logits_of",
+    "peft_folder_of",
+    "torch_model",
+    "torch_reference",
+]
+
+Reference = Callable[[Sequence[int]], "npt.NDArray[np.float32]"]
+ReferenceOf = Callable[[ModelFile, Path | None], Reference]
+
+
+def torch_reference(file: ModelFile, adapter: Path | None) -> Reference:
+    """Return a function from token ids to float32 logits (n_tokens, n_vocab).
+
+    Args:
+        file: the model; must stay open while the function is used.
+        adapter: a PEFT folder.
+    """
+    return logits_of(torch_model(file, adapter))
+
+
+def torch_model(file: ModelFile, adapter: Path | None) -> Any:
+    """Return the base as for training, but in F32, with the adapter on it.
+
+    PEFT itself reads the adapter, so that our conversion of it to GGUF is on one side of the
+    comparison only.
+    """
+    import torch
+
+    from llamune.nn import load
+
+    model: Any = load(file, dtype=torch.float32, compiled=False)
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+    return model.eval()
+
+
+def logits_of(model: Any) -> Reference:
+    """Return a function that runs one sequence through a torch model."""
+    import torch
+
+    def logits(ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            found = model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0]
+        return found.float().cpu().numpy()  # type: ignore[no-any-return]  # torch gives Any
+
+    return logits
+
+
+@contextmanager
+def peft_folder_of(adapter: Path, file: ModelFile) -> Iterator[Path]:
+    """Yield an adapter as a PEFT folder: itself, or a GGUF adapter written out as one."""
+    if adapter.is_dir():
+        yield adapter
+        return
+    from llamune.adapter import read_adapter, write_peft
+    from llamune.arch import describe
+
+    family = describe(file)
+    with tempfile.TemporaryDirectory(prefix="llamune-peft-") as scratch:
+        folder = Path(scratch) / "adapter"
+        write_peft(read_adapter(adapter, family), family, folder)
+        yield folder
