@@ -116,7 +116,8 @@ def tiny_folder(folder: Path, family: str = "llama", *, seed: int = 0) -> Path:
     import torch
     import transformers
 
-    out = folder / f"{family}-{seed}"
+    # the folder's name becomes `general.name`; "phi3" in it makes llama.cpp look for certain tokens
+    out = folder / f"tiny-{family.replace('phi3', 'p3')}-{seed}"
     if out.exists():
         return out
     config_class, model_class, differences = {**FAMILIES, **VARIANTS}[family]

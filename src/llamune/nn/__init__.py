@@ -7,6 +7,7 @@ from llamune.nn.compute import Compute, best_device, choose_compute
 from llamune.nn.loading import load
 from llamune.nn.loss import fused_loss
 from llamune.nn.packed import PackedEmbedding, PackedLinear
+from llamune.nn.served import coarse_gelu
 from llamune.nn.unpack import unpack, unpackable
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "PackedLinear",
     "best_device",
     "choose_compute",
+    "coarse_gelu",
     "fused_loss",
     "load",
     "unpack",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from llamune.arch import Family, OffsetNorm, PermuteRows, Role, TensorRule, describe
 from llamune.gguf import ModelFile
+from llamune.nn.attention import register_attention
 from llamune.nn.compiling import can_compile
 from llamune.nn.compute import best_device, choose_compute
 from llamune.nn.model import class_of
@@ -123,19 +124,31 @@ class Builder:
         config_class = getattr(transformers, self.family.config_class)
         config = config_class(**self.family.config)
         config.dtype = self.dtype
-        config._attn_implementation = "sdpa"
+        config._attn_implementation = self.attention(config)
         with torch.device("meta"):
             model = model_class(config)
         model.model.rotary_emb = type(model.model.rotary_emb)(config)
+        table = model.get_input_embeddings()
+        if hasattr(table, "scalar_embed_scale"):
+            table.embed_scale = torch.tensor(table.scalar_embed_scale)
         self.divide_frequencies(model.model.rotary_emb)
         return model
+
+    def attention(self, config: Any) -> str:
+        """Return the name of the attention to use: our own on the CPU, else transformers'."""
+        if self.device.type == "cpu":
+            return register_attention()
+        return "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
 
     def divide_frequencies(self, rotary: Any) -> None:
         """Divide RoPE's frequencies by the file's factors, where it has them."""
         if self.family.rope_factors is None:
             return
         factors = torch.from_numpy(self.file.floats(self.family.rope_factors).reshape(-1).copy())
-        rotary.inv_freq = rotary.inv_freq / factors
+        base = self.family.config["rope_parameters"]["rope_theta"]
+        d_head = self.family.sizes.head_dim
+        exponents = torch.arange(0, d_head, 2, dtype=torch.float32) / d_head
+        rotary.inv_freq = 1.0 / (base**exponents) / factors
         rotary.original_inv_freq = rotary.inv_freq.clone()
 
     def finish(self, model: Any) -> PreTrainedModel:
@@ -166,6 +179,7 @@ class Builder:
             rule.shape[1],
             dtype=self.dtype,
             padding_idx=replaced.padding_idx,
+            scale=getattr(replaced, "scalar_embed_scale", None),
         )
 
     def tied_output(self, table: PackedEmbedding) -> PackedLinear:
