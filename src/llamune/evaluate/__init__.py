@@ -10,7 +10,7 @@ from llamune.evaluate.distributions import (
     perplexity,
     token_losses,
 )
-from llamune.evaluate.proof import Proof, prove
+from llamune.evaluate.proof import Proof, prove, prove_adapter
 from llamune.evaluate.spelling import Conversation, Spelling
 
 __all__ = [
@@ -25,5 +25,6 @@ __all__ = [
     "log_softmax",
     "perplexity",
     "prove",
+    "prove_adapter",
     "token_losses",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from llamune.evaluate.spelling import Conversation, Spelling, spell
 if TYPE_CHECKING:
     from llamune.store import Model
 
-__all__ = ["Proof", "prove", "verdict_of"]
+__all__ = ["Proof", "prove", "prove_adapter", "verdict_of"]
 
 Verdict = Literal["pass", "fail", "cannot tell"]
 
@@ -69,12 +70,23 @@ class Proof:
         """The mean KL that `served` may have, nats a token."""
         return limit_of(self.floor)
 
+    @property
+    def exact_limit(self) -> float:
+        """The mean KL that `exact` must stay below, nats a token."""
+        return EXACT_LIMIT
+
+    @property
+    def least_effect(self) -> float:
+        """The mean KL that `effect` must reach to be told from noise, nats a token."""
+        return EFFECT_FACTOR * self.floor.mean_kl
+
     def as_dict(self) -> dict[str, Any]:
         """Return the proof as plain data, for records and `--json`."""
         return asdict(self) | {
             "adapter": None if self.adapter is None else str(self.adapter),
-            "exact_limit": EXACT_LIMIT,
+            "exact_limit": self.exact_limit,
             "limit": self.limit,
+            "least_effect": self.least_effect,
             "reasons": list(self.reasons),
         }
 
@@ -183,6 +195,47 @@ def prove(
         reasons=reasons,
         **found,
     )
+
+
+def prove_adapter(
+    model: Model,
+    adapter: Path | None,
+    *,
+    n_positions: int = N_POSITIONS,
+    n_threads: int | None = None,
+    advance: Callable[[str], object] | None = None,
+) -> Proof:
+    """Prove a model with an adapter that lies outside the store.
+
+    Args:
+        model: the base, or a model with its own adapter.
+        adapter: a PEFT folder (converted for llama.cpp as `tune` does) or a GGUF adapter; None
+            proves the model as it is.
+        n_positions: tokens to compare on the whole file.
+        n_threads: CPU threads of llama.cpp.
+        advance: called with the name of each step before it starts.
+
+    Raises:
+        LlamuneError: there is no such adapter, or it does not fit.
+    """
+    from llamune.adapter import write_gguf_adapter
+    from llamune.arch import describe
+    from llamune.gguf import ModelFile
+
+    with tempfile.TemporaryDirectory(prefix="llamune-adapter-") as scratch:
+        served = adapter
+        if adapter is not None and adapter.is_dir():
+            served = Path(scratch) / "adapter.gguf"
+            with ModelFile.open(model.paths) as file:
+                write_gguf_adapter(adapter, file, describe(file), served, base_digest=model.digest)
+        return prove(
+            model,
+            trained=adapter,
+            served=served,
+            n_positions=n_positions,
+            n_threads=n_threads,
+            advance=advance,
+        )
 
 
 def only_adapter(model: Model) -> Path | None:
