@@ -1,10 +1,13 @@
 """Examples: read every common format, check, clean, split, render and mask, pack."""
 
 from llamune.data.answers import Template
-from llamune.data.checking import check
+from llamune.data.checking import Inspector, check
+from llamune.data.cleaning import DROPPABLE, FIXES, Cleaned, clean
 from llamune.data.errors import DataError
+from llamune.data.files import convert, nth_record, split_files
 from llamune.data.findings import KINDS, Example, Finding, Flaw
 from llamune.data.packing import IGNORED, Pack, by_length, pack, padding_share
+from llamune.data.page import page
 from llamune.data.reading import DataFile, Reader, Records, data_files, open_reader, read_records
 from llamune.data.records import Message, Problem, Record, Source
 from llamune.data.rendering import TRAIN_ON, Rendered, Tokens, render
@@ -12,17 +15,23 @@ from llamune.data.report import PURPOSES, Lengths, Report
 from llamune.data.similar import groups_of
 from llamune.data.splitting import split
 from llamune.data.training import TrainingData, fingerprint, prepare
+from llamune.data.writing import FORMATS, fields_of, write_records
 
 __all__ = [
+    "DROPPABLE",
+    "FIXES",
+    "FORMATS",
     "IGNORED",
     "KINDS",
     "PURPOSES",
     "TRAIN_ON",
+    "Cleaned",
     "DataError",
     "DataFile",
     "Example",
     "Finding",
     "Flaw",
+    "Inspector",
     "Lengths",
     "Message",
     "Pack",
@@ -38,14 +47,21 @@ __all__ = [
     "TrainingData",
     "by_length",
     "check",
+    "clean",
+    "convert",
     "data_files",
+    "fields_of",
     "fingerprint",
     "groups_of",
+    "nth_record",
     "open_reader",
     "pack",
     "padding_share",
+    "page",
     "prepare",
     "read_records",
     "render",
     "split",
+    "split_files",
+    "write_records",
 ]

@@ -19,8 +19,7 @@ __all__ = ["Row", "damage", "is_json", "json_rows", "jsonl_rows"]
 CHUNK_CHARACTERS = 1 << 20
 LONGEST_RECORD_CHARACTERS = 64 << 20
 LARGEST_LENIENT_CHARACTERS = 512 << 20
-WRAPPERS = {"data", "train", "examples"}
-CONVERSATIONS = {"messages", "conversations"}
+WRAPPERS = {"data", "train", "examples", "records", "rows", "items"}
 
 
 @dataclass(frozen=True)
@@ -132,8 +131,7 @@ def elements(value: Any, line: int) -> list[Row]:
             for part in value.values()
             if isinstance(part, list) and part and all(isinstance(x, dict) for x in part)
         ]
-        alone = len(value) == 1 and not CONVERSATIONS & value.keys()
-        if len(lists) == 1 and (alone or WRAPPERS & value.keys()):
+        if len(lists) == 1 and any(value[name] is lists[0] for name in WRAPPERS & value.keys()):
             return [Row(element, line) for element in lists[0]]
     return [Row(value, line)]
 

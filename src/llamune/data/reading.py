@@ -11,7 +11,7 @@ from pathlib import Path
 from llamune.data.errors import DataError
 from llamune.data.records import Problem, Record, Source
 from llamune.data.rows import open_rows
-from llamune.data.shapes import BadRecord, parse_record, with_weight
+from llamune.data.shapes import BadRecord, parse_record
 
 __all__ = ["DataFile", "Reader", "Records", "data_files", "open_reader", "read_records"]
 
@@ -77,14 +77,14 @@ class Reader:
                 try:
                     if row.reason:
                         raise BadRecord("", row.reason)
-                    record, shape = parse_record(row.value, source)
+                    record = parse_record(row.value, source, weight=file.weight)
                 except BadRecord as bad:
                     self.n_problems += 1
                     yield Problem(source=source, field=bad.field, reason=bad.reason)
                     continue
                 self.n_records += 1
-                self.formats[shape] += 1
-                yield with_weight(record, file.weight)
+                self.formats[record.format] += 1
+                yield record
 
 
 @dataclass(frozen=True, kw_only=True)

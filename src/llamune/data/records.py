@@ -73,6 +73,8 @@ class Record:
         tools: the tools on offer, as JSON schemas.
         rejected: the turns of the worse answer of a preference pair; `messages` holds the better.
         label: whether the answer was judged good, where the file says so (KTO).
+        format: the name of the format it was read from.
+        given: the Alpaca `input` that the last question ends with; empty elsewhere.
         weight: how many times an epoch holds it; a share below 1 picks by seed.
         extra: fields of the file that are no part of its format, kept for writing back.
     """
@@ -83,6 +85,8 @@ class Record:
     tools: tuple[Mapping[str, Any], ...] = ()
     rejected: tuple[Message, ...] = ()
     label: bool | None = None
+    format: str = ""
+    given: str = ""
     weight: float = 1.0
     extra: Mapping[str, Any] = field(default_factory=dict)
 

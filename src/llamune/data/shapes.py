@@ -73,8 +73,8 @@ def shape_of(fields: Fields) -> str:
     raise BadRecord("", f"fields of no known format: {seen}")
 
 
-def parse_record(value: object, source: Source) -> tuple[Record, str]:
-    """Return the record that a decoded value holds, and its format's name.
+def parse_record(value: object, source: Source, *, weight: float = 1.0) -> Record:
+    """Return the record that a decoded value holds.
 
     Raises:
         BadRecord: it follows no known format, or breaks the one it follows.
@@ -85,7 +85,7 @@ def parse_record(value: object, source: Source) -> tuple[Record, str]:
     record = SHAPES[shape](value, source)
     if record.text is None and not record.answers:
         raise BadRecord("", "no assistant turn: nothing to learn from")
-    return record, shape
+    return replace(record, format=shape, weight=weight)
 
 
 def alpaca(fields: Fields, source: Source) -> Record:
@@ -108,7 +108,12 @@ def alpaca(fields: Fields, source: Source) -> Record:
     messages.append(Message(role="user", content=question))
     messages.append(Message(role="assistant", content=text_of(fields[out_name], out_name)))
     used = {"instruction", in_name, out_name, "system", "history"}
-    return Record(messages=tuple(messages), source=source, extra=rest(fields, used))
+    return Record(
+        messages=tuple(messages),
+        source=source,
+        given=given if instruction else "",
+        extra=rest(fields, used),
+    )
 
 
 def openai(fields: Fields, source: Source) -> Record:
@@ -363,8 +368,3 @@ def shown(value: object) -> str:
     """Return a value as it looks in a message, cut short."""
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:37]}…"
-
-
-def with_weight(record: Record, weight: float) -> Record:
-    """Return the record as often as its file's weight asks."""
-    return record if weight == 1 else replace(record, weight=weight)
