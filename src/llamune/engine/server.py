@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from llamune.engine.errors import EngineError
 from llamune.engine.native import can_use_gpu, extension
 from llamune.engine.options import Embeddings
+from llamune.gguf import ModelFile
 
 __all__ = ["LlamaServer", "LoadedAdapter"]
 
@@ -228,6 +229,8 @@ def start(
     parameters.cpuparams_batch.n_threads = n_threads
     parameters.fit_params = can_use_gpu()  # a dry run that only a GPU's memory makes worth it
     parameters.embedding = embeddings
+    if embeddings and not says_pooling(path):
+        parameters.pooling_type = package.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     parameters.cache_ram_mib = 0  # its default keeps up to 8 GiB of old prompts
     parameters.warmup = False  # a whole pass before the first answer
     parameters.verbosity = -1
@@ -245,6 +248,12 @@ def start(
         raise EngineError(f"{path}: llama.cpp cannot load this model{beside}") from error
     take_back_signals()
     return server
+
+
+def says_pooling(path: Path) -> bool:
+    """Whether a file says how token vectors become a text's; models made to answer do not."""
+    with ModelFile.open(path) as file:
+        return f"{file.architecture}.pooling_type" in file.metadata
 
 
 def lora(package: Any, adapter: LoadedAdapter) -> Any:
