@@ -1,0 +1,149 @@
+"""One request from door to door: admitted, given a model, answered, counted."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from llamune.engine import EngineError, Piece
+from llamune.serve.errors import RequestError
+from llamune.serve.metering import Meter, Usage
+from llamune.serve.pool import Lease, Pool
+from llamune.serve.streams import in_thread, iterate
+from llamune.text import TextError
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["Job", "PieceStream", "Service"]
+
+
+@dataclass(eq=False)
+class Job:
+    """A request at work; closing it lets go of the model and counts what was used."""
+
+    lease: Lease
+    usage: Usage
+    stack: AsyncExitStack
+    first: Piece | None = None
+    rest: AsyncIterator[Piece] | None = field(default=None, repr=False)
+
+    async def start(self, source: Callable[[], Iterator[Piece]]) -> None:
+        """Begin the answer and wait for its first piece, so that a refusal is still a status.
+
+        Raises:
+            RequestError: 400, the engine refuses the request.
+        """
+        try:
+            pieces = await in_thread(source)  # rendering a long conversation takes its time
+            self.rest = await self.stack.enter_async_context(iterate(pieces))
+            self.first = await anext(self.rest, None)
+        except (EngineError, TextError) as error:
+            raise RequestError(400, error.message) from error
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """Give all pieces, the first one too, counting tokens on the way.
+
+        Raises:
+            RequestError: 500, the engine fails in the middle.
+        """
+        if self.first is None or self.rest is None:
+            return
+        self.count(self.first)
+        yield self.first
+        try:
+            async for piece in self.rest:
+                self.count(piece)
+                yield piece
+        except EngineError as error:
+            logger.warning("%s stopped in mid-answer: %s", self.usage.model, error.message)
+            raise RequestError(500, "the engine failed in mid-answer") from error
+
+    def count(self, piece: Piece) -> None:
+        """Take over the engine's counts, or count pieces until those come."""
+        if piece.text or piece.thinking:
+            self.usage.completion_tokens += 1
+        if piece.n_answer_tokens is not None:
+            self.usage.completion_tokens = piece.n_answer_tokens
+        if piece.n_prompt_tokens is not None:
+            self.usage.prompt_tokens = piece.n_prompt_tokens
+
+    async def embed(self, texts: list[str]) -> list[list[float]]:
+        """Return one vector a text.
+
+        Raises:
+            RequestError: 400, the engine refuses the texts.
+        """
+        engine = self.lease.engine
+        try:
+            embeddings = await in_thread(lambda: engine.embed(texts))
+        except EngineError as error:
+            raise RequestError(400, error.message) from error
+        self.usage.prompt_tokens = embeddings.n_tokens
+        return embeddings.vectors
+
+    async def close(self) -> None:
+        """End the request; safe to call twice."""
+        await self.stack.aclose()
+
+
+@dataclass(frozen=True)
+class Service:
+    """What every API of the server stands on."""
+
+    pool: Pool
+    meter: Meter
+
+    async def open(self, request: Request, name: str, *, embeddings: bool = False) -> Job:
+        """Admit a request and give it its model; the caller closes the job.
+
+        Raises:
+            RequestError: over a limit, unknown model, not enough memory.
+        """
+        usage = Usage(request_id=str(uuid.uuid4()))
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.meter.counting(request.state.key, usage))
+            lease = await stack.enter_async_context(self.pool.lease(name, embeddings=embeddings))
+            usage.model = str(lease.name)
+            usage.adapter = lease.adapter
+            return Job(lease=lease, usage=usage, stack=stack.pop_all())
+
+
+class PieceStream(StreamingResponse):
+    """A streamed answer that closes its job however it ends, also when it never began."""
+
+    def __init__(
+        self,
+        job: Job,
+        lines: AsyncIterator[str],
+        *,
+        say_error: Callable[[RequestError], str],
+        media_type: str,
+    ) -> None:
+        super().__init__(ending_with_error(lines, say_error), media_type=media_type)
+        self.job = job
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream."""
+        try:
+            async with aclosing(self.body_iterator):  # type: ignore[type-var]  # an async generator
+                await super().__call__(scope, receive, send)
+        finally:
+            await self.job.close()
+
+
+async def ending_with_error(
+    lines: AsyncIterator[str], say_error: Callable[[RequestError], str]
+) -> AsyncIterator[str]:
+    """Give lines; an error in their middle, too late for a status, becomes the last one."""
+    try:
+        async for line in lines:
+            yield line
+    except RequestError as error:
+        yield say_error(error)

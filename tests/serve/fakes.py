@@ -1,0 +1,83 @@
+"""An engine that answers without a model, and a library of tiny model files."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from llamune.engine import Embeddings, Engine, EngineError, GenerateOptions, Piece
+from llamune.gguf import Entry, write_gguf
+from llamune.store import Adapter, Model, Store, publish_adapter, publish_model
+
+WORDS = ("one", " two", " three")
+
+
+class FakeEngine(Engine):
+    """Says three words; `slow` waits between them until told to go on."""
+
+    name = "fake"
+    n_ctx = 512
+
+    def __init__(self, adapters: Sequence[Adapter] = (), *, slow: bool = False) -> None:
+        self.adapters = tuple(adapter.digest or "" for adapter in adapters)
+        self.slow = slow
+        self.closed = False
+        self.asked: list[Any] = []
+        self.stopped = threading.Event()
+
+    def as_model(self, model: Model) -> Self:
+        return self
+
+    def generate(
+        self, prompt: str | Sequence[int], options: GenerateOptions | None = None, **_: Any
+    ) -> Iterator[Piece]:
+        self.asked.append(prompt)
+        return self.say()
+
+    def chat(
+        self, messages: Any, options: GenerateOptions | None = None, **_: Any
+    ) -> Iterator[Piece]:
+        self.asked.append(messages)
+        if messages[-1].get("content") == "too long":
+            raise EngineError("the prompt is longer than the context")
+        return self.say()
+
+    def say(self) -> Iterator[Piece]:
+        try:
+            for word in WORDS:
+                yield Piece(text=word)
+                if self.slow:
+                    time.sleep(0.2)
+            yield Piece(finish_reason="stop", n_prompt_tokens=5, n_answer_tokens=len(WORDS))
+        finally:
+            self.stopped.set()
+
+    def embed(self, texts: Sequence[str]) -> Embeddings:
+        return Embeddings(vectors=[[0.6, 0.8, 0.0] for _ in texts], n_tokens=len(texts))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def tiny_gguf(folder: Path, name: str, *, kind: str = "model") -> Path:
+    """Write a GGUF file without tensors."""
+    path = folder / f"{name}.gguf"
+    metadata = {
+        "general.architecture": Entry.of("llama"),
+        "general.type": Entry.of(kind),
+        "general.name": Entry.of(name),
+    }
+    write_gguf(path, metadata=metadata, tensors=[], replace=True)
+    return path
+
+
+def tiny_library(store: Store, folder: Path, adapters: Sequence[str] = ("a", "b")) -> Model:
+    """Publish a base named `base` and one model for each adapter; returns the base."""
+    folder.mkdir(parents=True, exist_ok=True)
+    base = publish_model("base", tiny_gguf(folder, "base"))
+    for name in adapters:
+        publish_adapter(name, base, tiny_gguf(folder, name, kind="adapter"))
+    return base
