@@ -29,7 +29,10 @@ from llamune.store.publishing import (
     publish_starter,
     take_in,
 )
+from llamune.store.pulling import Pull, plan_pull, pull
+from llamune.store.pushing import push, push_blobs
 from llamune.store.references import find_stored, resolve, unreadable
+from llamune.store.registry import RegistryError
 from llamune.store.sharing import Sharing
 from llamune.store.stores import Store
 from llamune.store.upkeep import (
@@ -58,6 +61,8 @@ __all__ = [
     "ModelName",
     "NewLayer",
     "Piece",
+    "Pull",
+    "RegistryError",
     "Removed",
     "Sharing",
     "Store",
@@ -75,10 +80,14 @@ __all__ = [
     "list_models",
     "media_types",
     "model_of_name",
+    "plan_pull",
     "publish",
     "publish_adapter",
     "publish_model",
     "publish_starter",
+    "pull",
+    "push",
+    "push_blobs",
     "remove_model",
     "resolve",
     "search_path",
