@@ -37,7 +37,7 @@ PHONES = tuple(
         r"(?:\(\d{3}\) ?|\d{3}[-. ])\d{3}[-.]\d{4}",
     )
 )
-TWELVE = re.compile(DIGITS.format(r"\d{4}[ -]?\d{4}[ -]?\d{4}"), re.ASCII)
+TWELVE = re.compile(r"(?<![\w.+-])(?<!\d )\d{4}([ -]?)\d{4}\1\d{4}(?![\w-]|\.\d| \d)", re.ASCII)
 CARD = re.compile(DIGITS.format(r"[3-6]\d{3}(?:[ -]?\d{3,6}){2,4}"), re.ASCII)
 SECRETS = {
     "AWS key": re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
@@ -116,7 +116,11 @@ def my_numbers(text: str) -> Iterator[re.Match[str]]:
         digits = re.sub(r"\D", "", match[0])
         near = text[max(0, match.start() - CUE_REACH) : match.end() + CUE_REACH]
         grouped = len(match[0]) == 14
-        if is_my_number(digits) and (grouped or MY_NUMBER_CUE.search(near)):
+        if (
+            len(set(digits)) > 2
+            and is_my_number(digits)
+            and (grouped or MY_NUMBER_CUE.search(near))
+        ):
             yield match
 
 
@@ -124,7 +128,7 @@ def cards(text: str) -> Iterator[re.Match[str]]:
     """Find payment card numbers by length and Luhn digit."""
     for match in CARD.finditer(text):
         digits = re.sub(r"\D", "", match[0])
-        if 14 <= len(digits) <= 19 and len(set(digits)) > 2 and luhn(digits):
+        if 14 <= len(digits) <= 19 and len(set(digits)) > 1 and luhn(digits):
             yield match
 
 

@@ -81,7 +81,9 @@ def prepare(
         DataError: a record cannot be rendered; the message says which.
     """
     given = list(records)
-    whole = [rendered_or_named(record, template, tokenizer, train_on) for record in given]
+    whole = [
+        without_tail(rendered_or_named(record, template, tokenizer, train_on)) for record in given
+    ]
     longest = max((len(record.ids) for record in whole), default=0)
     limit = max_length or min(longest, LONGEST_DEFAULT)
     limit = min(limit, context_length or limit)
@@ -119,6 +121,14 @@ def rendered_or_named(
         raise DataError(
             message, path=record.source.path, line=record.source.line, hint=error.hint
         ) from error
+
+
+def without_tail(ready: Rendered) -> Rendered:
+    """Return a record up to its last trained token: what comes after it teaches nothing."""
+    n_kept = len(ready.trained)
+    while n_kept and not ready.trained[n_kept - 1]:
+        n_kept -= 1
+    return Rendered(ready.ids[:n_kept], ready.trained[:n_kept], ready.cut, n_kept)
 
 
 def cut_to(ready: Rendered, limit: int) -> Rendered:

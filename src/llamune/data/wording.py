@@ -10,8 +10,8 @@ from llamune.data.records import Message, Record
 
 __all__ = ["cut_answers", "empty_answers", "refusals"]
 
-SHORTEST_CUT = 80
-"""Characters: a shorter answer may be a label or a name, which ends without a stop."""
+SHORTEST_CUT_BYTES = 80
+"""A shorter answer may be a label or a name, which ends without a stop (27 kana, 80 letters)."""
 
 ENDS = tuple(".!?:;)]}>\"'`*_~|/%#$…。．！？：；）」』】〕〉》”’♪★☆）")
 GOES_ON = re.compile(
@@ -69,7 +69,7 @@ def cut(text: str) -> str:
     """Say why a text looks cut off; empty when it does not."""
     if text.count("```") % 2:
         return "a code block is not closed"
-    if len(text) < SHORTEST_CUT or text.endswith(ENDS):
+    if len(text.encode()) < SHORTEST_CUT_BYTES or text.endswith(ENDS):
         return ""
     if GOES_ON.search(text):
         return "it ends inside a sentence"
