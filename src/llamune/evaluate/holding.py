@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamune.evaluate.cut import CutSizes, cut_adapter, cut_model, cut_peft
-from llamune.evaluate.distributions import Agreement, Tally, agreement
+from llamune.evaluate.distributions import Agreement, Tally
 from llamune.evaluate.reference import Reference, ReferenceOf
 
 if TYPE_CHECKING:
     from llamune.gguf import ModelFile
 
-__all__ = ["compare_served", "exact_agreement", "limited"]
+__all__ = ["compare_exact", "compare_served", "limited"]
 
 Ids = Sequence[int]
 
@@ -35,7 +35,7 @@ def limited(sequences: Sequence[Ids], n_positions: int) -> list[Ids]:
     return out
 
 
-def exact_agreement(
+def compare_exact(
     file: ModelFile,
     sequences: Sequence[Ids],
     *,
@@ -44,8 +44,11 @@ def exact_agreement(
     adapter: Path | None,
     n_threads: int | None,
     reference: ReferenceOf,
-) -> Agreement:
+) -> dict[str, Agreement]:
     """Hold torch against llama.cpp on a few blocks in F32, the adapter's part of them included.
+
+    Returns:
+        `exact`, and `exact_floor`: llama.cpp against itself at another batch size.
 
     Args:
         file: the whole model.
@@ -71,19 +74,28 @@ def exact_agreement(
             if cut_peft(peft, sizes.n_blocks, folder / "peft"):
                 cut_folder = folder / "peft"
         ids = exact_sequences(sequences, sizes.n_vocab or n_vocab_of(file))
-        with ModelFile.open(cut) as small:
-            ours = reference(small, cut_folder)
-            theirs = prompt_logits(
+
+        def run(*, n_batch: int) -> Iterator[Any]:
+            return prompt_logits(
                 cut,
                 ids,
                 adapters=adapters,
-                n_batch=MAX_LENGTH,
+                n_batch=n_batch,
                 kv_type="f32",
                 flash=False,
                 n_threads=n_threads,
                 n_gpu_layers=0,
             )
-            return agreement((ours(one), found) for one, found in zip(ids, theirs, strict=True))
+
+        with ModelFile.open(cut) as small:
+            ours = reference(small, cut_folder, rounded_gelu=True)
+            exact, floor = Tally(), Tally()
+            for one, theirs, other in zip(
+                ids, run(n_batch=MAX_LENGTH), run(n_batch=OTHER_BATCH), strict=True
+            ):
+                exact.add(ours(one), theirs)
+                floor.add(theirs, other)
+    return {"exact": exact.result(), "exact_floor": floor.result()}
 
 
 def n_vocab_of(file: ModelFile) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llamune.gguf import ModelFile
 
@@ -24,17 +24,27 @@ __all__ = [
 ]
 
 Reference = Callable[[Sequence[int]], "npt.NDArray[np.float32]"]
-ReferenceOf = Callable[[ModelFile, Path | None], Reference]
 
 
-def torch_reference(file: ModelFile, adapter: Path | None) -> Reference:
+class ReferenceOf(Protocol):
+    """Makes the trainer's side for a model file and an adapter (a PEFT folder)."""
+
+    def __call__(self, file: ModelFile, adapter: Path | None, *, rounded_gelu: bool) -> Reference:
+        """Return a function from token ids to float32 logits (n_tokens, n_vocab)."""
+
+
+def torch_reference(
+    file: ModelFile, adapter: Path | None, *, rounded_gelu: bool = False
+) -> Reference:
     """Return a function from token ids to float32 logits (n_tokens, n_vocab).
 
     Args:
         file: the model; must stay open while the function is used.
         adapter: a PEFT folder.
+        rounded_gelu: round GELU to F16 as llama.cpp's CPU code does, whatever the type of the
+            weights; in F32 that rounding alone is a mean KL of about 5e-8.
     """
-    return logits_of(torch_model(file, adapter))
+    return logits_of(torch_model(file, adapter), rounded_gelu=rounded_gelu)
 
 
 def torch_model(file: ModelFile, adapter: Path | None) -> Any:
@@ -55,12 +65,15 @@ def torch_model(file: ModelFile, adapter: Path | None) -> Any:
     return model.eval()
 
 
-def logits_of(model: Any) -> Reference:
+def logits_of(model: Any, *, rounded_gelu: bool = False) -> Reference:
     """Return a function that runs one sequence through a torch model."""
     import torch
 
+    from llamune.nn import coarse_gelu
+
     def logits(ids: Sequence[int]) -> npt.NDArray[np.float32]:
-        with torch.inference_mode():
+        gelu = coarse_gelu(model) if rounded_gelu else nullcontext()
+        with torch.inference_mode(), gelu:
             found = model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0]
         return found.float().cpu().numpy()  # type: ignore[no-any-return]  # torch gives Any
 

@@ -12,16 +12,20 @@ __all__ = ["coarse_gelu"]
 
 
 class TableGelu(nn.Module):
-    """GELU in its tanh form, looked up by the input rounded to f16 and rounded to f16 itself.
+    """A model's own GELU, looked up by its input rounded to f16 and rounded to f16 itself.
 
+    The model's own, for a wrong one must not be hidden.
     Source: ggml's `ggml_vec_gelu_f32` on the CPU (`GGML_GELU_FP16`).
     """
 
+    def __init__(self, own: nn.Module) -> None:
+        super().__init__()
+        self.own = own
+
     def forward(self, x: Tensor) -> Tensor:
         """Return GELU(x), element by element."""
-        rounded = x.to(torch.float16).to(x.dtype)
-        exact = nn.functional.gelu(rounded, approximate="tanh")
-        return exact.to(torch.float16).to(x.dtype)
+        looked_up = self.own(x.to(torch.float16).to(x.dtype)).to(torch.float16).to(x.dtype)
+        return torch.where(x >= 10, x, torch.where(x <= -10, torch.zeros_like(x), looked_up))
 
 
 @contextmanager
@@ -36,8 +40,8 @@ def coarse_gelu(model: nn.Module) -> Iterator[None]:
         activation = getattr(module, "act_fn", None)
         if isinstance(activation, nn.Module) and "gelu" in type(activation).__name__.lower():
             changed.append((module, activation))
-    for module, _ in changed:
-        module.act_fn = TableGelu()
+    for module, activation in changed:
+        module.act_fn = TableGelu(activation)
     try:
         yield
     finally:
