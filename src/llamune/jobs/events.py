@@ -1,0 +1,28 @@
+"""Where a job is, beside what the rooms it calls say themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llamune.train import Event as TrainEvent
+
+__all__ = ["JobEvent", "OnJobEvent", "Settled", "Stage"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A step of the job begins."""
+
+    name: str  # what it does, as a person reads it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """Everything is checked and planned; the long work comes next."""
+
+    lines: tuple[str, ...]  # model, data, recipe and plan, as a person reads them
+
+
+JobEvent = Stage | Settled | TrainEvent
+OnJobEvent = Callable[[JobEvent], None]

@@ -1,0 +1,82 @@
+"""What happens to a trained adapter: proof, scores, publication, licence, loss curve."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from llamune.evaluate import Proof, prove
+from llamune.files import sha256_of
+from llamune.jobs.events import OnJobEvent, Stage
+from llamune.jobs.preparing import Opened, Prepared
+from llamune.license import Derivative, derive, licences_of, obligations
+from llamune.runs import Licence, Run
+from llamune.store import Model, publish_adapter
+from llamune.train import draw_loss_curve, loss_curve
+
+__all__ = ["drawn_loss", "licence_of", "prove_run", "publish_run", "score_run"]
+
+MOST_SCORED_RECORDS = 200
+
+
+def bare(model: Model) -> Model:
+    """Return the base without what would change what is compared."""
+    return replace(model, adapters=())
+
+
+def prove_run(run: Run, base: Opened, *, on_event: OnJobEvent) -> Proof:
+    """Hold llama.cpp with the adapter against the trainer, and record the figures."""
+    proof = prove(
+        bare(base.model),
+        trained=run.adapter,
+        served=run.adapter_gguf,
+        advance=lambda step: on_event(Stage(name=f"proof: {step}")),
+    )
+    run.update(proof=proof.as_dict())
+    return proof
+
+
+def licence_of(run: Run, base: Opened) -> Derivative:
+    """Work out what the base's licence asks of the derivative, and record it."""
+    names = [str(base.model.name)] if base.model.name is not None else []
+    found = licences_of(base.file.metadata, base.model.licenses, names=names)
+    derivative = derive(found)
+    run.update(
+        licence=Licence(
+            identifiers=tuple(item.label for item in derivative.found),
+            answers={act: verdict.answer for act, verdict in derivative.verdicts.items()},
+            duties=tuple(obligations(derivative, language="en")),
+            notes=tuple(key for key, _ in derivative.problems),
+        )
+    )
+    return derivative
+
+
+def publish_run(run: Run, base: Opened, *, digest: str, replace: bool) -> Model:
+    """Put base and adapter into our library under the run's name, with its lineage."""
+    record = run.record
+    model = publish_adapter(
+        run.name,
+        bare(base.model),
+        run.adapter_gguf,
+        annotations={
+            "llamune.base.digest": digest,
+            "llamune.base.name": str(base.model),
+            "llamune.run": run.reference,
+            "llamune.recipe.sha256": sha256_of(run.recipe_path),
+            "llamune.data.sha256": record.data.fingerprint if record.data else "",
+        },
+        replace=replace,
+    )
+    run.update(published=(f"library: {model}",))
+    return model
+
+
+def drawn_loss(run: Run) -> dict[str, Path]:
+    """Draw the loss curve; return its files by their key in the record."""
+    drawn = draw_loss_curve(loss_curve(run.metrics_path), run.folder, title=run.reference)
+    return {f"loss_{path.suffix[1:]}": path for path in drawn}
+
+
+def score_run(run: Run, prepared: Prepared) -> None:
+    """Score base and tuned model on held-out records, and record both with intervals."""

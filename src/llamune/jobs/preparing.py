@@ -1,0 +1,211 @@
+"""All that can refuse before the long work: model, data, recipe and plan of one training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llamune.arch import Family, describe
+from llamune.data import (
+    DataFile,
+    Record,
+    Records,
+    TrainingData,
+    prepare,
+    read_records,
+    split,
+)
+from llamune.gguf import ModelFile
+from llamune.plan import Plan, largest_micro_batch, plan_training
+from llamune.runs import Recipe, RecipeError, Situation, settle
+from llamune.store import Model, resolve
+from llamune.text import ChatTemplate, Tokenizer, template_of, tokenizer_of
+
+if TYPE_CHECKING:
+    from llamune.data import Rendered
+    from llamune.nn import Compute
+
+__all__ = ["Prepared", "opened", "prepare_training"]
+
+ROUGH_TOKENS_A_RECORD = 100  # until the records are rendered
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A model whose file is open and understood."""
+
+    model: Model
+    file: ModelFile
+    family: Family
+    tokenizer: Tokenizer
+    template: ChatTemplate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A training that has been checked and planned."""
+
+    opened: Opened
+    recipe: Recipe
+    plan: Plan
+    training: TrainingData
+    validation: TrainingData | None
+    validation_records: tuple[Record, ...]
+    problems: tuple[str, ...]  # records that could not be read
+    notes: tuple[str, ...]
+
+    @property
+    def training_rendered(self) -> Sequence[Rendered]:
+        """The records to train on."""
+        return self.training.rendered
+
+    @property
+    def validation_rendered(self) -> Sequence[Rendered]:
+        """The records that tell when to stop."""
+        return self.validation.rendered if self.validation is not None else ()
+
+
+@contextmanager
+def opened(reference: str) -> Iterator[Opened]:
+    """Open a model read-only, with its family, tokenizer and chat template.
+
+    Raises:
+        StoreError: nothing has that name.
+        GgufError: the file is damaged.
+        UnsupportedError: something in it is not implemented exactly.
+    """
+    model = resolve(reference)
+    with ModelFile.open(model.paths) as file:
+        family = describe(file)
+        tokenizer = tokenizer_of(file)
+        yield Opened(
+            model=model,
+            file=file,
+            family=family,
+            tokenizer=tokenizer,
+            template=template_of(model, file, tokenizer),
+        )
+
+
+def prepare_training(
+    base: Opened,
+    choices: Mapping[str, Any],
+    *,
+    epochs: float | None = None,
+    measure: Callable[[Family], Compute | None] = lambda _: None,
+) -> Prepared:
+    """Read and render the data, settle the recipe, and plan.
+
+    Args:
+        base: the model.
+        choices: fields of the recipe that were chosen; `data` among them.
+        epochs: passes over the data, in place of `steps`.
+        measure: returns what this machine computes in and how fast; called when the data are read.
+
+    Raises:
+        DataError: the data cannot be read or rendered, or nothing in it can be trained on.
+        RecipeError: the choices contradict each other.
+        LlamuneError: a chosen layer does not exist.
+    """
+    records = read_data(choices)
+    share = float(choices.get("validation", 0.1))
+    seed = int(choices.get("seed", 0))
+    kept, held = split(records.records, validation=share, seed=seed)
+    context = base.family.sizes.context_length
+    limit = choices.get("max_length")
+    if limit is not None and limit > context:
+        raise RecipeError(
+            f"max_length {limit} is more than the model's context of {context} tokens"
+        )
+    options = {
+        "context_length": context,
+        "train_on": choices.get("train_on", "answers"),
+        "seed": seed,
+    }
+    training = prepare(kept, base.template, base.tokenizer, max_length=limit, **options)
+    refuse_nothing_to_train(training)
+    validation = None
+    if held:
+        validation = prepare(
+            held, base.template, base.tokenizer, max_length=training.max_length, **options
+        )
+        validation = validation if validation.rendered else None
+    recipe, plan = settled(
+        base, choices, training, validation, epochs=epochs, compute=measure(base.family)
+    )
+    base.family.linear_modules(recipe.targets)  # refuses names that are no layer
+    return Prepared(
+        opened=base,
+        recipe=recipe,
+        plan=plan,
+        training=training,
+        validation=validation,
+        validation_records=tuple(held),
+        problems=tuple(str(problem) for problem in records.problems),
+        notes=(*base.model.notes, *records.notes),
+    )
+
+
+def read_data(choices: Mapping[str, Any]) -> Records:
+    """Read the records of the chosen files."""
+    files = choices.get("data") or ()
+    if not files:
+        raise RecipeError("no data is given", hint="--data FILE")
+    return read_records([DataFile(Path(entry.path), entry.weight) for entry in files])
+
+
+def refuse_nothing_to_train(training: TrainingData) -> None:
+    """Refuse data of which the loss would count nothing.
+
+    Raises:
+        RecipeError: every record lost its answer to the maximum length, or has none.
+    """
+    if training.rendered:
+        return
+    raise RecipeError(
+        f"none of {training.n_records} records has a token to train on within "
+        f"{training.max_length} tokens",
+        hint="raise --max-length, or train on the whole text: --train-on all",
+    )
+
+
+def settled(
+    base: Opened,
+    choices: Mapping[str, Any],
+    training: TrainingData,
+    validation: TrainingData | None,
+    *,
+    epochs: float | None,
+    compute: Compute | None,
+) -> tuple[Recipe, Plan]:
+    """Fill in the recipe; the micro-batch is the largest that fits, unless it was chosen."""
+    sizes = base.family.sizes
+    chosen = dict(choices)
+    chosen.setdefault("max_length", training.max_length)
+    situation = Situation(
+        n_records=len(training.rendered),
+        longest_tokens=max(training.lengths),
+        context_length=sizes.context_length,
+        d_model=sizes.d_model,
+        architecture=base.family.name,
+    )
+    recipe = settle(chosen, situation, epochs=epochs)
+    plan = plan_training(
+        base.file,
+        base.family,
+        recipe,
+        lengths=training.lengths,
+        validation_lengths=validation.lengths if validation else (),
+        trained_tokens=training.n_trained,
+        gflops=compute.gflops if compute else None,
+        compute_type=compute.dtype if compute else "float32",
+        name=str(base.model),
+    )
+    if "micro_batch" in chosen or plan.settings.micro_batch == recipe.batch:
+        return recipe, plan
+    fitting = largest_micro_batch(plan.shape, plan.settings, plan.machine, batch=recipe.batch)
+    again = {**chosen, "micro_batch": fitting}
+    return settled(base, again, training, validation, epochs=epochs, compute=compute)

@@ -1,0 +1,222 @@
+"""A run's `report.md`: what was planned, what was measured, what changed, what is owed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from llamune.files import write_text
+from llamune.jobs.formats import bytes_text, range_text, seconds_text
+from llamune.runs import Recipe, Run, RunRecord
+from llamune.words import Catalogue, catalogue
+
+__all__ = ["report_of", "write_report"]
+
+
+def write_report(run: Run, *, language: str | None, licence_lines: Sequence[str]) -> None:
+    """Write `report.md` into a run's folder.
+
+    Args:
+        run: the run, its record complete.
+        language: `en` or `ja`; default the locale's.
+        licence_lines: Markdown lines about the derivative's licence, in that language.
+    """
+    text = report_of(run.record, run.recipe, language=language, licence_lines=licence_lines)
+    write_text(run.report_path, text, replace=True)
+
+
+def report_of(
+    record: RunRecord, recipe: Recipe, *, language: str | None, licence_lines: Sequence[str]
+) -> str:
+    """Return the report as Markdown."""
+    words = catalogue("report", language)
+    lines = [f"# {words('title', run=reference(record))}", "", state_line(record, words), ""]
+    sections: list[tuple[str, list[str]]] = [
+        ("head-summary", summary(record, recipe, words)),
+        ("head-data", data_lines(record, recipe, words)),
+        ("head-planned", planned(record, words)),
+        ("head-changed", changed(record, words)),
+        ("head-proof", proof_lines(record, words)),
+        ("head-base", base_lines(record, words)),
+        ("head-files", file_lines(record, words)),
+        ("head-licence", list(licence_lines)),
+        ("head-recipe", ["```yaml", *recipe.to_yaml().splitlines(), "```"]),
+        ("head-environment", table(record.environment.items())),
+    ]
+    for head, body in sections:
+        if body:
+            lines += [f"## {words(head)}", "", *body, ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def reference(record: RunRecord) -> str:
+    """Return `name#n`."""
+    return f"{record.name}#{record.number}"
+
+
+def state_line(record: RunRecord, words: Catalogue) -> str:
+    """Return one line that says how the run ended."""
+    if record.state == "failed":
+        return words("state-failed", fault=record.fault or "?")
+    if record.state == "done" and record.finished is not None:
+        return words("state-done", when=record.finished.astimezone().strftime("%Y-%m-%d %H:%M %Z"))
+    return words(
+        "state-stopped",
+        step=record.steps_done,
+        steps=record.steps_planned,
+        run=reference(record),
+    )
+
+
+def table(rows: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a Markdown table of two columns without a head."""
+    body = [f"| {cell(key)} | {cell(value)} |" for key, value in rows]
+    return ["| | |", "|---|---|", *body] if body else []
+
+
+def cell(text: str) -> str:
+    """Return a text that stays in its table cell."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def summary(record: RunRecord, recipe: Recipe, words: Catalogue) -> list[str]:
+    """Return what was trained on what."""
+    targets = recipe.targets if isinstance(recipe.targets, str) else ", ".join(recipe.targets)
+    method = words(f"method-{recipe.method}", rank=recipe.rank, alpha=recipe.alpha, targets=targets)
+    rows = []
+    if record.base is not None:
+        kind = f", {record.base.file_type}" if record.base.file_type else ""
+        size = bytes_text(record.base.size_bytes)
+        rows.append((words("base"), f"{record.base.reference} ({size}{kind})"))
+        rows.append((words("architecture"), record.base.architecture))
+    rows.append((words("method"), method))
+    if record.parent:
+        rows.append((words("went-on-from"), record.parent))
+    if record.parameters_trained and record.base is not None:
+        share = record.parameters_trained / record.base.parameters
+        value = words(
+            "trained-value",
+            trained=record.parameters_trained,
+            total=record.base.parameters,
+            share=share,
+        )
+        rows.append((words("trained"), value))
+    return table(rows)
+
+
+def data_lines(record: RunRecord, recipe: Recipe, words: Catalogue) -> list[str]:
+    """Return what it was trained on."""
+    data = record.data
+    if data is None:
+        return []
+    rows = [
+        (words("files-read"), ", ".join(data.files)),
+        (
+            words("records"),
+            words(
+                "records-value",
+                training=data.training_records,
+                validation=data.validation_records,
+            ),
+        ),
+        (
+            words("tokens"),
+            words("tokens-value", tokens=data.tokens, trained=data.trained_tokens),
+        ),
+        (words("cut", length=recipe.max_length), f"{data.cut_records:,}"),
+        (words("skipped"), f"{data.skipped_records:,}"),
+        (words("fingerprint"), f"`{data.fingerprint}`"),
+    ]
+    return table(rows)
+
+
+def planned(record: RunRecord, words: Catalogue) -> list[str]:
+    """Return the predictions beside what was measured."""
+    none = words("none")
+    memory, seconds = record.memory, record.seconds
+    guess = none
+    if seconds.predicted_low is not None and seconds.predicted_high is not None:
+        guess = range_text(seconds.predicted_low, seconds.predicted_high)
+    speed = record.tokens_per_second
+    rows = [
+        (
+            words("peak-memory"),
+            bytes_text(memory.predicted_bytes) if memory.predicted_bytes else none,
+            bytes_text(memory.measured_bytes) if memory.measured_bytes else none,
+        ),
+        (words("time"), guess, seconds_text(seconds.measured) if seconds.measured else none),
+        (words("speed"), none, words("speed-value", speed=speed) if speed else none),
+        (words("steps"), f"{record.steps_planned or 0:,}", f"{record.steps_done:,}"),
+    ]
+    head = f"| {words('what')} | {words('planned')} | {words('measured')} |"
+    return [head, "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def changed(record: RunRecord, words: Catalogue) -> list[str]:
+    """Return loss and scores before and after."""
+    rows = []
+    loss = record.loss
+    if loss.validation is not None:
+        before = (
+            words("none") if loss.validation_before is None else f"{loss.validation_before:.4f}"
+        )
+        rows.append((words("validation-loss"), before, f"{loss.validation:.4f}"))
+    rows += [
+        (
+            words("score-row", task=score.task, n=score.n),
+            f"{score.before:.1%} ({score.before_low:.1%} – {score.before_high:.1%})",
+            f"{score.after:.1%} ({score.after_low:.1%} – {score.after_high:.1%})",
+        )
+        for score in record.scores
+    ]
+    if not rows:
+        return []
+    head = f"| {words('what')} | {words('before')} | {words('after')} |"
+    lines = [head, "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    if loss.best_step is not None:
+        lines += ["", words("kept-step", step=loss.best_step)]
+    return lines
+
+
+def proof_lines(record: RunRecord, words: Catalogue) -> list[str]:
+    """Return the proof's figures and its verdict."""
+    proof = record.proof
+    if proof is None:
+        return [words("proof-none")]
+    rows = [(words("verdict"), words(f"verdict-{str(proof['verdict']).replace(' ', '-')}"))]
+    rows += [
+        (words(f"proof-{key}"), f"{spelling['n_same']} / {spelling['n']}")
+        for key in ("tokens", "template")
+        if (spelling := proof.get(key))
+    ]
+    rows += [
+        (words(f"proof-{key}"), f"{agreement['mean_kl']:.2e}")
+        for key in ("exact", "served", "floor", "effect")
+        if (agreement := proof.get(key))
+    ]
+    if served := proof.get("served"):
+        share = served["n_same_top"] / served["n_positions"]
+        rows.append((words("proof-top1"), f"{share:.1%}"))
+        rows.append((words("proof-max"), f"{served['max_kl']:.2e}"))
+    return table(rows) + [f"- {reason}" for reason in proof.get("reasons", ())]
+
+
+def base_lines(record: RunRecord, words: Catalogue) -> list[str]:
+    """Say whether the base is what it was."""
+    base = record.base
+    if base is None or base.sha256_before is None:
+        return []
+    paths = [f"`{path}`" for path in base.paths]
+    if base.untouched is None:
+        return [*paths, "", words("not-looked-at", before=base.sha256_before)]
+    if base.untouched:
+        return [*paths, "", words("untouched", sha256=base.sha256_before)]
+    return [*paths, "", words("touched", before=base.sha256_before, after=base.sha256_after)]
+
+
+def file_lines(record: RunRecord, words: Catalogue) -> list[str]:
+    """Return where everything lies."""
+    rows = [
+        (words(f"file-{key}"), f"`{path}`") for key, path in record.files.items() if key != "report"
+    ]
+    rows += [(words("published"), place) for place in record.published]
+    return table(rows)

@@ -1,0 +1,254 @@
+"""The long part of a training: load, train, export, prove, score, publish, report."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import llamune
+from llamune.adapter import write_gguf_adapter
+from llamune.errors import LlamuneError
+from llamune.files import sha256_of
+from llamune.jobs.events import OnJobEvent, Stage
+from llamune.jobs.finishing import drawn_loss, licence_of, prove_run, publish_run, score_run
+from llamune.jobs.preparing import Prepared
+from llamune.jobs.report import write_report
+from llamune.license import summary_lines
+from llamune.runs import Base, DataFacts, Loss, Memory, Run, Seconds, machine
+from llamune.train import TrainResult, attach_adapter, train
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from llamune.nn import Compute
+
+__all__ = ["carry_out"]
+
+
+def carry_out(
+    run: Run,
+    prepared: Prepared,
+    *,
+    replace: bool,
+    language: str | None,
+    on_event: OnJobEvent,
+    resume: bool = False,
+) -> Run:
+    """Do the long work of a run; its record says at any moment how far it is.
+
+    Args:
+        run: its folder.
+        prepared: model, data, recipe and plan.
+        replace: whether a model of the run's name may be replaced.
+        language: of the report.
+        on_event: called with each stage and each event of the training.
+        resume: go on from the newest sound checkpoint.
+    """
+    with recorded(run):
+        on_event(Stage(name="checking the base file"))
+        begin(run, prepared, digest_of(prepared))
+        result = trained(run, prepared, on_event=on_event, resume=resume)
+        note_result(run, result)
+        if not result.finished:
+            run.update(state="stopped")
+            return run
+        finish(run, prepared, replace=replace, language=language, on_event=on_event)
+    return run
+
+
+@contextmanager
+def recorded(run: Run) -> Iterator[None]:
+    """Keep the record's state true, whatever happens."""
+    run.update(state="running", fault=None, process=os.getpid())
+    try:
+        yield
+    except LlamuneError as error:
+        run.update(state="failed", fault=error.message, finished=datetime.now(UTC))
+        raise
+    except KeyboardInterrupt:
+        run.update(state="stopped", fault="interrupted", finished=datetime.now(UTC))
+        raise
+    except BaseException as error:
+        fault = f"{type(error).__name__}: {error}"
+        run.update(state="failed", fault=fault, finished=datetime.now(UTC))
+        raise
+
+
+def digest_of(prepared: Prepared) -> str:
+    """Return the SHA-256 of the base's files, several joined by blanks."""
+    return " ".join(sha256_of(path) for path in prepared.opened.model.paths)
+
+
+def begin(run: Run, prepared: Prepared, digest: str) -> None:
+    """Record what is about to be trained on what.
+
+    Raises:
+        LlamuneError: the base is another file than when the run began.
+    """
+    base, training, plan = prepared.opened, prepared.training, prepared.plan
+    known = run.record.base
+    if known is not None and known.sha256_before not in {None, digest}:
+        raise LlamuneError(
+            f"{base.model.path}: not the file that {run.reference} began with",
+            hint="put the base back, or start a new run",
+        )
+    file_type = base.file.metadata.get("general.file_type")
+    files = [entry.path.resolve() for entry in prepared.recipe.data]
+    run.update(
+        base=Base(
+            reference=str(base.model),
+            paths=tuple(path.resolve() for path in base.model.paths),
+            size_bytes=base.file.size,
+            architecture=base.family.name,
+            file_type=None if file_type is None else name_of_file_type(int(file_type)),
+            parameters=sum(tensor.n_elements for tensor in base.file.tensors.values()),
+            sha256_before=digest,
+        ),
+        data=DataFacts(
+            files=tuple(str(path) for path in files),
+            sha256=tuple(sha256_of(path) if path.is_file() else "" for path in files),
+            fingerprint=training.fingerprint,
+            training_records=len(training.rendered),
+            validation_records=len(prepared.validation_rendered),
+            tokens=training.n_tokens,
+            trained_tokens=training.n_trained,
+            cut_records=training.n_cut,
+            skipped_records=training.n_untrained + len(prepared.problems),
+        ),
+        plan=plan.as_json(),
+        memory=Memory(predicted_bytes=plan.memory.total_bytes),
+        seconds=Seconds(predicted_low=plan.time.low, predicted_high=plan.time.high),
+    )
+
+
+def name_of_file_type(number: int) -> str:
+    """Return `Q4_1` for 3, as GGUF's `general.file_type` counts."""
+    from gguf import LlamaFileType
+
+    try:
+        return str(LlamaFileType(number).name).removeprefix("MOSTLY_").removeprefix("ALL_")
+    except ValueError:
+        return str(number)
+
+
+def trained(run: Run, prepared: Prepared, *, on_event: OnJobEvent, resume: bool) -> TrainResult:
+    """Load the base, attach the adapter and train it; the model is gone afterwards."""
+    from llamune.nn import best_device, choose_compute
+
+    base, recipe = prepared.opened, prepared.recipe
+    on_event(Stage(name="loading the base"))
+    device = best_device()
+    compute = choose_compute(base.family, device)
+    model = adapted(prepared, compute, device)
+    run.update(environment=environment(compute))
+    on_event(Stage(name="training"))
+    modules = base.family.linear_modules(recipe.targets)
+    result = train(
+        model,
+        prepared.training_rendered,
+        prepared.validation_rendered,
+        recipe=recipe,
+        run=run,
+        on_event=on_event,
+        resume=resume,
+        layers=sorted({path.rpartition(".")[2] for path in modules}),
+    )
+    del model
+    gc.collect()  # the proof loads the base anew
+    return result
+
+
+def adapted(prepared: Prepared, compute: Compute, device: str) -> PeftModel:
+    """Return the base with a fresh adapter, computing in the chosen type."""
+    import torch
+
+    from llamune.nn import load
+
+    base, recipe = prepared.opened, prepared.recipe
+    dtype = compute.torch_dtype
+    if recipe.compute_type != "auto":
+        dtype = getattr(torch, recipe.compute_type)
+    if compute.n_threads:
+        torch.set_num_threads(compute.n_threads)
+    model = load(base.file, family=base.family, device=device, dtype=dtype)
+    return attach_adapter(
+        model,
+        recipe,
+        modules=list(base.family.linear_modules(recipe.targets)),
+        base_name=str(base.model),
+    )
+
+
+def environment(compute: Compute) -> dict[str, str]:
+    """Return what the figures of a run depend on."""
+    import peft
+    import torch
+    import transformers
+
+    return {
+        "llamune": llamune.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": machine.processor(),
+        "device": compute.device,
+        "compute type": f"{compute.dtype}, {compute.gflops:g} GFLOP/s measured",
+        "threads": str(compute.n_threads),
+    }
+
+
+def note_result(run: Run, result: TrainResult) -> None:
+    """Record what the training measured."""
+    record = run.record
+    run.update(
+        parameters_trained=result.parameters_trained,
+        steps_done=result.steps_done,
+        tokens_per_second=round(result.tokens_per_second, 2),
+        memory=record.memory.model_copy(update={"measured_bytes": result.peak_bytes}),
+        seconds=record.seconds.model_copy(update={"measured": round(result.seconds, 3)}),
+        loss=Loss(
+            training=result.training_loss,
+            validation_before=result.validation_before,
+            validation=result.validation_loss,
+            best_step=result.kept_step if result.validation_loss is not None else None,
+        ),
+    )
+
+
+def finish(
+    run: Run, prepared: Prepared, *, replace: bool, language: str | None, on_event: OnJobEvent
+) -> None:
+    """Bring a trained adapter back to files, prove, score, publish and report."""
+    base = prepared.opened
+    digest = base.model.digest or f"sha256:{run.record.base.sha256_before}"  # type: ignore[union-attr]  # set by `begin`
+    on_event(Stage(name="writing the adapter as GGUF"))
+    write_gguf_adapter(
+        run.adapter, base.file, base.family, run.adapter_gguf, base_digest=digest, replace=True
+    )
+    files = {"adapter": run.adapter, "adapter_gguf": run.adapter_gguf, **drawn_loss(run)}
+    run.update(files=files)
+    on_event(Stage(name="proving that served = trained"))
+    proof = prove_run(run, base, on_event=on_event)
+    on_event(Stage(name="scoring before and after"))
+    score_run(run, prepared)
+    if proof.verdict != "fail":
+        on_event(Stage(name="publishing"))
+        publish_run(run, base, digest=digest, replace=replace)
+    derivative = licence_of(run, base)
+    on_event(Stage(name="checking the base file again"))
+    record = run.record
+    run.update(
+        base=record.base and record.base.model_copy(update={"sha256_after": digest_of(prepared)}),
+        files={**files, "report": run.report_path},
+        state="done",
+        finished=datetime.now(UTC),
+        process=None,
+    )
+    write_report(run, language=language, licence_lines=summary_lines(derivative, language=language))

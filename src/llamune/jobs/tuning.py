@@ -1,0 +1,274 @@
+"""`llamune tune`: from a model's name and a file of examples to a proven, published adapter.
+
+The order of the rooms is that of design, section 5. Everything that can refuse does so before
+the run folder is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llamune.arch import Family
+from llamune.errors import AnswerNo, LlamuneError, UnsupportedError
+from llamune.jobs.events import OnJobEvent, Settled, Stage
+from llamune.jobs.formats import bytes_text, range_text, seconds_text
+from llamune.jobs.preparing import Opened, Prepared, opened, prepare_training
+from llamune.jobs.running import carry_out
+from llamune.runs import (
+    CLASSIC,
+    CLASSIC_EPOCHS,
+    Recipe,
+    RecipeError,
+    Run,
+    check_choices,
+    read_choices,
+)
+from llamune.store import ExistsError, ModelName, library
+from llamune.train import TrainError
+
+if TYPE_CHECKING:
+    from llamune.nn import Compute
+
+__all__ = ["PRESETS", "resume", "tune"]
+
+PRESETS: Mapping[str, tuple[Mapping[str, Any], float]] = {"classic": (CLASSIC, CLASSIC_EPOCHS)}
+LONG_SECONDS = 3600.0  # a longer run asks first
+
+
+def tune(
+    reference: str | None = None,
+    *,
+    data: str | Path | Sequence[str | Path] | None = None,
+    name: str | None = None,
+    recipe: Path | None = None,
+    preset: str | None = None,
+    epochs: float | None = None,
+    replace: bool = False,
+    language: str | None = None,
+    confirm: Callable[[str], bool] = lambda _: True,
+    on_event: OnJobEvent = lambda _: None,
+    **choices: Any,
+) -> Run:
+    """Train an adapter on a model file, prove it, publish it, and report.
+
+    Args:
+        reference: the base: a name, a path, or `starter`.
+        data: files of examples.
+        name: what the tuned model will be called.
+        recipe: a YAML file with any part of a recipe; arguments go before it.
+        preset: `classic` for the usual tutorial's settings.
+        epochs: passes over the data, in place of `steps`.
+        replace: whether a model of that name may be replaced; its earlier runs stay.
+        language: of the report, `en` or `ja`; default the locale's.
+        confirm: asked before a run of more than an hour.
+        on_event: called with each stage of the job and each event of the training.
+        **choices: fields of the recipe, see `Recipe`.
+
+    Returns:
+        The run; its record says whether it is done or was stopped.
+
+    Raises:
+        LlamuneError: something is missing, damaged or contradicts; nothing has been trained.
+        AnswerNo: it does not fit this machine.
+        TrainError: the training broke off; the last checkpoint stays usable.
+    """
+    given = {"base": reference, "data": data, "name": name, **choices}
+    chosen, passes = gather(given, recipe=recipe, preset=preset, epochs=epochs)
+    refuse_taken(chosen["name"], replace=replace)
+    on_event(Stage(name="reading the model and the data"))
+    with opened(chosen["base"]) as base:
+        refuse_tuned(base)
+        prepared = prepare_training(base, chosen, epochs=passes, measure=measured_compute)
+        refuse_misfit(prepared)
+        on_event(Settled(lines=tuple(describe(prepared))))
+        low, high = prepared.plan.time.low, prepared.plan.time.high
+        if high > LONG_SECONDS:
+            question = f"Training is predicted to take {range_text(low, high)}. Start?"
+            if not confirm(question):
+                raise LlamuneError(
+                    f"not started: it would take {range_text(low, high)}",
+                    hint="--yes starts without asking; --hours N fits the run to N hours",
+                )
+        run = Run.create(chosen["name"], recipe=prepared.recipe)
+        return carry_out(run, prepared, replace=replace, language=language, on_event=on_event)
+
+
+def resume(
+    reference: str | Run,
+    *,
+    language: str | None = None,
+    on_event: OnJobEvent = lambda _: None,
+) -> Run:
+    """Go on with a run that was stopped or killed, from its newest sound checkpoint.
+
+    Args:
+        reference: the run: `name` (its latest) or `name#n`.
+        language: of the report.
+        on_event: as for `tune`.
+
+    Raises:
+        LlamuneError: it is done, still running, or its base or data changed meanwhile.
+        CheckpointError: it was stopped before its first checkpoint.
+    """
+    run = reference if isinstance(reference, Run) else Run.find(reference)
+    record = run.record
+    if record.state == "done":
+        raise LlamuneError(f"{run.reference} is done", hint=f"llamune runs show {run.reference}")
+    if run.is_alive():
+        raise LlamuneError(f"{run.reference} is still training (process {record.process})")
+    recipe = run.recipe
+    chosen = {field: getattr(recipe, field) for field in Recipe.model_fields}
+    on_event(Stage(name="reading the model and the data"))
+    with opened(recipe.base) as base:
+        prepared = prepare_training(base, chosen, measure=measured_compute)
+        if record.data is not None and record.data.fingerprint != prepared.training.fingerprint:
+            raise LlamuneError(
+                f"{run.reference}: the data are not what the run began with",
+                hint="put the files back as they were, or start a new run",
+            )
+        on_event(Settled(lines=tuple(describe(prepared))))
+        return carry_out(
+            run, prepared, replace=True, language=language, on_event=on_event, resume=True
+        )
+
+
+def measured_compute(family: Family) -> Compute:
+    """Return what this machine computes in, and how fast, by a short trial."""
+    from llamune.nn import choose_compute
+
+    return choose_compute(family)
+
+
+def gather(
+    given: Mapping[str, Any], *, recipe: Path | None, preset: str | None, epochs: float | None
+) -> tuple[dict[str, Any], float | None]:
+    """Bring options, recipe file and preset together; the first goes before the next.
+
+    Returns:
+        The chosen fields, and passes over the data where no steps were chosen.
+
+    Raises:
+        RecipeError: an unknown key or preset, or base, data or name is missing.
+    """
+    if preset is not None and preset not in PRESETS:
+        raise RecipeError(f"no preset is called {preset!r}", hint=f"presets: {', '.join(PRESETS)}")
+    options = {key: value for key, value in given.items() if value is not None}
+    if "data" in options and not isinstance(options["data"], str | Path):
+        options["data"] = list(options["data"])
+    chosen = check_choices(options, where="options")
+    if recipe is not None:
+        chosen = {**read_choices(recipe), **chosen}
+    if preset is not None:
+        settings, preset_epochs = PRESETS[preset]
+        chosen = {**settings, **chosen}
+        if "steps" not in chosen:
+            epochs = epochs or preset_epochs
+    if missing := [key for key in ("base", "data", "name") if key not in chosen]:
+        examples = {"base": "REF", "data": "--data FILE", "name": "--name NAME"}
+        raise RecipeError(
+            f"{' and '.join(missing)} must be given",
+            hint=" ".join(examples[key] for key in missing),
+        )
+    return chosen, epochs
+
+
+def refuse_taken(name: str, *, replace: bool) -> None:
+    """Refuse a name that our library has already.
+
+    Raises:
+        ExistsError: it has.
+    """
+    full = ModelName.parse(name)
+    if not replace and library().find(full) is not None:
+        raise ExistsError(
+            f"{full} is in the library already",
+            hint="choose another --name, or --replace it (its earlier runs stay)",
+        )
+
+
+def refuse_tuned(base: Opened) -> None:
+    """Refuse a base that is served with an adapter: training would not see it.
+
+    Raises:
+        UnsupportedError: the base has adapters.
+    """
+    if base.model.adapters:
+        origin = base.model.annotations.get("llamune.base.name", "its base")
+        raise UnsupportedError(
+            f"{base.model} is a base with an adapter; the adapter would be left out",
+            hint=f"tune {origin} with --from-adapter {base.model.ref}, or merge it first",
+        )
+
+
+def refuse_misfit(prepared: Prepared) -> None:
+    """Refuse a training that will not fit into memory.
+
+    Raises:
+        AnswerNo: with the plan's advice.
+    """
+    plan = prepared.plan
+    if not plan.fits:
+        raise AnswerNo(
+            f"it needs {bytes_text(plan.memory.total_bytes)} and there are "
+            f"{bytes_text(plan.machine.budget_bytes)} free",
+            hint="what would fit: llamune plan; or lower --max-length, or add --recompute",
+        )
+
+
+def describe(prepared: Prepared) -> list[str]:
+    """Return what is about to happen, a line each."""
+    recipe, plan, base = prepared.recipe, prepared.plan, prepared.opened
+    training, validation = prepared.training, prepared.validation
+    targets = recipe.targets if isinstance(recipe.targets, str) else ", ".join(recipe.targets)
+    n_validation = 0 if validation is None else len(validation.rendered)
+    lines = [
+        f"base      {base.model} · {base.family.name} · {bytes_text(base.file.size)}",
+        f"data      {len(training.rendered):,} records, {n_validation:,} more for validation, "
+        f"{training.n_tokens:,} tokens ({training.n_trained:,} trained), "
+        f"longest {max(training.lengths):,}",
+        f"recipe    {recipe.method} r{recipe.rank} alpha {recipe.alpha:g} on {targets} layers, "
+        f"lr {recipe.learning_rate:g}, {recipe.steps:,} steps of {recipe.batch}",
+        f"plan      {bytes_text(plan.memory.total_bytes)} at most, "
+        f"{range_text(plan.time.low, plan.time.high)} of training (estimates)",
+    ]
+    left_out = training.n_untrained + len(prepared.problems)
+    if training.n_cut:
+        lines.append(
+            f"note      {training.n_cut:,} records are cut to {training.max_length} tokens"
+        )
+    if left_out:
+        first = f"; the first: {prepared.problems[0]}" if prepared.problems else ""
+        lines.append(f"note      {left_out:,} records are left out{first}")
+    return lines + [f"note      {note}" for note in prepared.notes]
+
+
+def summary(run: Run) -> str:
+    """Return one line about a finished run."""
+    record = run.record
+    before, after = record.loss.validation_before, record.loss.validation
+    loss = f", validation loss {before:.3f} → {after:.3f}" if before and after else ""
+    took = f" in {seconds_text(record.seconds.measured)}" if record.seconds.measured else ""
+    return f"{run.reference}: {record.steps_done} steps{took}{loss}"
+
+
+def stopped_hint(run: Run) -> str:
+    """Return how to go on with a stopped run."""
+    return f"llamune tune --resume {run.reference}"
+
+
+def check_verdict(run: Run) -> None:
+    """Refuse to call a run good whose proof did not pass.
+
+    Raises:
+        AnswerNo: the proof failed or cannot tell.
+        TrainError: the run is not done.
+    """
+    record = run.record
+    if record.state != "done":
+        raise TrainError(f"{run.reference} is {record.state}", hint=stopped_hint(run))
+    verdict = (record.proof or {}).get("verdict")
+    if verdict not in {None, "pass"}:
+        reasons = "; ".join((record.proof or {}).get("reasons", ())) or "see the report"
+        raise AnswerNo(f"proof: {verdict}: {reasons}", hint=str(run.report_path))
