@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -188,3 +190,43 @@ def test_a_record_that_cannot_be_rendered_is_named() -> None:
     bad = record("q", path="b.jsonl", number=7)
     with pytest.raises(DataError, match=r"b\.jsonl: record 7: no system turn"):
         prepare([bad], Refusing(), ByteTokens())
+
+
+def test_preference_pairs_are_trained_on_only_when_asked() -> None:
+    pair = replace(record("q"), rejected=(Message(role="assistant", content="bad"),))
+    with pytest.raises(DataError, match=r"a\.json: record 1 is a preference pair"):
+        prepare([pair], CHATML, ByteTokens())
+    assert prepare([pair], CHATML, ByteTokens(), chosen=True).n_records == 1
+
+
+def test_answers_that_are_labelled_bad_are_refused() -> None:
+    with pytest.raises(DataError, match="labelled bad"):
+        prepare([replace(record("q"), label=False)], CHATML, ByteTokens())
+
+
+class Counting(ByteTokens):
+    """Counts how often it is asked to encode."""
+
+    n_calls = 0
+
+    def encode(self, text: str, *, parse_special: bool = True) -> list[int]:
+        Counting.n_calls += 1
+        return super().encode(text, parse_special=parse_special)
+
+
+def test_rendered_data_is_cached_and_damage_is_rendered_anew(tmp_path: Path) -> None:
+    Counting.n_calls = 0
+    first = prepare(MANY, CHATML, Counting(), cache=tmp_path)
+    n_first = Counting.n_calls
+    assert n_first == len(MANY)
+    assert prepare(MANY, CHATML, Counting(), cache=tmp_path) == first
+    assert Counting.n_calls == n_first
+    assert prepare(MANY, CHATML, Counting(), cache=tmp_path, train_on="all") != first
+    assert prepare(MANY[1:], CHATML, Counting(), cache=tmp_path) != first
+    n_before = Counting.n_calls
+    for path in tmp_path.iterdir():
+        raw = bytearray(path.read_bytes())
+        raw[len(raw) // 2] ^= 0xFF
+        path.write_bytes(raw)
+    assert prepare(MANY, CHATML, Counting(), cache=tmp_path) == first
+    assert Counting.n_calls == n_before + n_first

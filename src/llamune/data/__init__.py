@@ -6,6 +6,7 @@ from llamune.data.cleaning import DROPPABLE, FIXES, Cleaned, clean
 from llamune.data.errors import DataError
 from llamune.data.files import convert, nth_record, split_files
 from llamune.data.findings import KINDS, Example, Finding, Flaw
+from llamune.data.fingerprints import fingerprint
 from llamune.data.packing import IGNORED, Pack, by_length, pack, padding_share
 from llamune.data.page import page
 from llamune.data.reading import DataFile, Reader, Records, data_files, open_reader, read_records
@@ -14,7 +15,7 @@ from llamune.data.rendering import TRAIN_ON, Rendered, Tokens, render
 from llamune.data.report import PURPOSES, Lengths, Report
 from llamune.data.similar import groups_of
 from llamune.data.splitting import split
-from llamune.data.training import TrainingData, fingerprint, prepare
+from llamune.data.training import TrainingData, prepare
 from llamune.data.writing import FORMATS, fields_of, write_records
 
 __all__ = [

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from pathlib import Path
 
 from llamune.data.answers import Template
+from llamune.data.cache import cache_key, cached, keep
 from llamune.data.errors import DataError
+from llamune.data.fingerprints import fingerprint
 from llamune.data.records import Record
 from llamune.data.rendering import Rendered, Tokens, render
 from llamune.errors import LlamuneError
 
-__all__ = ["LONGEST_DEFAULT", "TrainingData", "fingerprint", "prepare"]
+__all__ = ["LONGEST_DEFAULT", "TrainingData", "prepare"]
 
 LONGEST_DEFAULT = 2048
 """Tokens: the most that the default maximum length grows to."""
@@ -65,6 +66,8 @@ def prepare(
     context_length: int | None = None,
     train_on: str = "answers",
     seed: int = 0,
+    chosen: bool = False,
+    cache: Path | None = None,
 ) -> TrainingData:
     """Render records for training.
 
@@ -76,14 +79,16 @@ def prepare(
         context_length: the tokens that the model was made for.
         train_on: `answers`, the `last` answer, or `all` tokens.
         seed: picks the records of a file whose weight is no whole number.
+        chosen: whether preference pairs may be trained on by their better answer.
+        cache: folder where rendered records are kept from one time to the next.
 
     Raises:
-        DataError: a record cannot be rendered; the message says which.
+        DataError: a record cannot be rendered or is not made for this; the message says which.
     """
     given = list(records)
-    whole = [
-        without_tail(rendered_or_named(record, template, tokenizer, train_on)) for record in given
-    ]
+    for record in given:
+        refuse_judged(record, chosen=chosen)
+    whole = render_all(given, template, tokenizer, train_on=train_on, cache=cache)
     longest = max((len(record.ids) for record in whole), default=0)
     limit = max_length or min(longest, LONGEST_DEFAULT)
     limit = min(limit, context_length or limit)
@@ -103,6 +108,49 @@ def prepare(
         n_cut=n_cut,
         n_untrained=n_untrained,
     )
+
+
+def refuse_judged(record: Record, *, chosen: bool) -> None:
+    """Refuse what a training on answers would take for something else.
+
+    Raises:
+        DataError: a preference pair that was not asked for, or an answer judged bad.
+    """
+    path, line = record.source.path, record.source.line
+    if record.rejected and not chosen:
+        raise DataError(
+            f"record {record.source.number} is a preference pair",
+            path=path,
+            line=line,
+            hint="`llamune data convert --chosen` takes the better answer of each",
+        )
+    if record.label is False:
+        raise DataError(
+            f"record {record.source.number} holds an answer that is labelled bad",
+            path=path,
+            line=line,
+            hint="leave such records out: this training learns every answer it is given",
+        )
+
+
+def render_all(
+    records: Sequence[Record],
+    template: Template,
+    tokenizer: Tokens,
+    *,
+    train_on: str,
+    cache: Path | None,
+) -> list[Rendered]:
+    """Render records up to their last trained token, or take them from the cache."""
+    key = cache_key(records, template, tokenizer, train_on) if cache is not None else ""
+    if cache is not None and (kept := cached(cache, key)) is not None:
+        return kept
+    whole = [
+        without_tail(rendered_or_named(record, template, tokenizer, train_on)) for record in records
+    ]
+    if cache is not None:
+        keep(cache, key, whole, fingerprint(whole))
+    return whole
 
 
 def rendered_or_named(
@@ -158,16 +206,3 @@ def copies(record: Record, seed: int) -> int:
     name = f"{seed}\0{record.source.path}\0{record.source.number}".encode()
     draw = int.from_bytes(hashlib.sha256(name).digest()[:8], "big") / 2**64
     return n_whole + (draw < share)
-
-
-def fingerprint(rendered: Sequence[Rendered]) -> str:
-    """Return the SHA-256 of the records' ids and masks, in order, as 64 hex digits.
-
-    Hashed for each record: its number of tokens, the ids and the mask, as little-endian 32-bit
-    numbers and bytes. The same examples under another template or tokenizer differ.
-    """
-    digest = hashlib.sha256()
-    for record in rendered:
-        digest.update(np.asarray([len(record.ids), *record.ids], dtype="<u4").tobytes())
-        digest.update(np.asarray(record.trained, dtype="u1").tobytes())
-    return digest.hexdigest()
