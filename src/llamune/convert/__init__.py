@@ -2,5 +2,46 @@
 
 from llamune.convert.file_types import FILE_TYPES, FileType, file_type, file_type_of_number
 from llamune.convert.from_transformers import from_transformers
+from llamune.convert.importance import Importance, read_importance
+from llamune.convert.mixtures import ModelShape
+from llamune.convert.quantizing import (
+    QuantizePlan,
+    TensorError,
+    plan_quantize,
+    quantize,
+    sample_errors,
+)
+from llamune.convert.sizes import (
+    PredictedSize,
+    TypeShare,
+    predict_size,
+    predict_sizes,
+    section_bytes,
+    type_shares,
+)
+from llamune.convert.type_rules import TypeOptions, choose_types, model_shape
 
-__all__ = ["FILE_TYPES", "FileType", "file_type", "file_type_of_number", "from_transformers"]
+__all__ = [
+    "FILE_TYPES",
+    "FileType",
+    "Importance",
+    "ModelShape",
+    "PredictedSize",
+    "QuantizePlan",
+    "TensorError",
+    "TypeOptions",
+    "TypeShare",
+    "choose_types",
+    "file_type",
+    "file_type_of_number",
+    "from_transformers",
+    "model_shape",
+    "plan_quantize",
+    "predict_size",
+    "predict_sizes",
+    "quantize",
+    "read_importance",
+    "sample_errors",
+    "section_bytes",
+    "type_shares",
+]

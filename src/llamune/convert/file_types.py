@@ -25,11 +25,13 @@ class FileType:
         name: llama.cpp's name, such as `Q4_K_M`.
         id: number in `general.file_type`.
         base: the type of most tensors.
+        use: what it is used for, in a few words.
     """
 
     name: str
     id: int
     base: QuantType
+    use: str = ""
 
     def __str__(self) -> str:
         return self.name
@@ -74,8 +76,48 @@ NUMBERS = (  # id, name, type of most tensors
     (41, "Q2_0", "Q2_0"),
 )
 
+USES = {
+    "F32": "training, exact",
+    "F16": "reference",
+    "BF16": "reference",
+    "Q8_0": "no loss that shows",
+    "Q6_K": "hardly any loss",
+    "Q5_K_M": "small loss",
+    "Q5_K_S": "small loss",
+    "Q5_1": "where Q5_K does not fit",
+    "Q5_0": "where Q4_K does not fit",
+    "Q4_K_M": "the usual choice",
+    "Q4_K_S": "a bit smaller than Q4_K_M",
+    "Q4_1": "old",
+    "Q4_0": "old; more loss than Q4_K",
+    "IQ4_NL": "near Q4_K_S",
+    "IQ4_XS": "near Q4_K_S, smaller",
+    "Q3_K_L": "loss shows",
+    "Q3_K_M": "loss shows",
+    "Q3_K_S": "large loss",
+    "IQ3_M": "loss shows",
+    "IQ3_S": "loss shows",
+    "IQ3_XS": "large loss",
+    "IQ3_XXS": "large loss",
+    "Q2_K": "models too big otherwise",
+    "Q2_K_S": "models too big otherwise",
+    "IQ2_M": "models too big otherwise",
+    "IQ2_S": "models too big otherwise",
+    "IQ2_XS": "models too big otherwise",
+    "IQ2_XXS": "very big models only",
+    "IQ1_M": "very big models only",
+    "IQ1_S": "very big models only",
+    "TQ1_0": "ternary models",
+    "TQ2_0": "ternary models",
+    "Q1_0": "1-bit models",
+    "Q2_0": "2-bit models",
+    "MXFP4_MOE": "experts MXFP4, rest Q8_0",
+    "NVFP4": "made by NVIDIA's tools",
+}
+ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+
 FILE_TYPES: Mapping[str, FileType] = MappingProxyType(
-    {name: FileType(name, number, quant_type(base)) for number, name, base in NUMBERS}
+    {name: FileType(name, number, quant_type(base), USES[name]) for number, name, base in NUMBERS}
 )
 BY_NUMBER = {kind.id: kind for kind in FILE_TYPES.values()}
 GUESSED = 1024  # llama.cpp adds it when it guessed the type
@@ -87,7 +129,7 @@ def file_type(name: str) -> FileType:
     Raises:
         UnsupportedError: there is no such file type.
     """
-    found = FILE_TYPES.get(name.upper())
+    found = FILE_TYPES.get(ALIASES.get(name.upper(), name.upper()))
     if found is None:
         raise UnsupportedError(
             f"file type {name!r} is not known", hint=f"one of: {', '.join(FILE_TYPES)}"
