@@ -141,9 +141,10 @@ def test_a_schema_shapes_the_answer(engine: EmbeddedEngine):
         "additionalProperties": False,
     }
     options = GenerateOptions(max_tokens=40, temperature=0, json_schema=schema)
-    assert json.loads(engine.answer(QUESTION, options, scales={}).text)["city"] in schema[
-        "properties"
-    ]["city"]["enum"]
+    assert (
+        json.loads(engine.answer(QUESTION, options, scales={}).text)["city"]
+        in schema["properties"]["city"]["enum"]
+    )
 
 
 def test_a_prompt_longer_than_the_context_is_refused(engine: EmbeddedEngine):

@@ -44,7 +44,7 @@ def test_a_default_that_differs_is_refused():
 
 def test_another_release_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(native, "PINNED_VERSION", "1.2.3")
-    with pytest.raises(NativeMismatchError, match="1.2.3"):
+    with pytest.raises(NativeMismatchError, match=r"1\.2\.3"):
         native.library.__wrapped__()
 
 
