@@ -1,0 +1,197 @@
+"""How long training takes: operations over speed, as an interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from llamune.plan.machines import Machine
+from llamune.plan.memory import Settings
+from llamune.plan.shape import Shape
+
+__all__ = ["Speed", "TimePlan", "Work", "padded_tokens", "speed_of", "training_time"]
+
+# share of the speed of plain matrix products that a training step reaches, low and high
+UTILISATION = {"cpu": (0.40, 0.65), "mps": (0.25, 0.45), "cuda": (0.20, 0.50)}
+UNMEASURED_CPU_FLOPS_PER_CYCLE = {"avx512f": 32, "avx2": 16, "asimd": 8}  # f32, a core, sustained
+GUESSED_HERTZ = 2.5e9
+MEASURED_SPREAD = 0.10  # how far one run's speed is from another's on the same machine
+WINDOW = 16  # batches whose records are sorted by length together, as `train` does
+COMPILE_SECONDS = (5.0, 40.0)  # once a run, where unpacking is compiled
+STEP_SECONDS = 0.05  # of an optimizer step, beside its arithmetic
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Operations a second that training reaches.
+
+    Args:
+        low: 10^9 operations a second, at worst.
+        high: at best.
+        source: where that comes from, in words.
+    """
+
+    low: float
+    high: float
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is to be trained on.
+
+    Args:
+        steps: optimizer steps.
+        tokens: of all steps together, padding included.
+        mean_length: tokens of a sequence.
+        validation_tokens: of one validation pass.
+        evaluations: validation passes.
+    """
+
+    steps: int
+    tokens: int
+    mean_length: float
+    validation_tokens: int = 0
+    evaluations: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimePlan:
+    """Predicted wall-clock time.
+
+    Args:
+        low: seconds that the optimizer steps take at best.
+        high: at worst.
+        around_low: seconds at best for what comes before, between and after: compiling,
+            validation passes.
+        around_high: at worst.
+        flops: floating-point operations of the steps.
+        tokens: trained on, padding included.
+        speed: what was reckoned with.
+    """
+
+    low: float
+    high: float
+    around_low: float
+    around_high: float
+    flops: float
+    tokens: int
+    speed: Speed
+
+    @property
+    def total_low(self) -> float:
+        """Seconds in all, at best."""
+        return self.low + self.around_low
+
+    @property
+    def total_high(self) -> float:
+        """Seconds in all, at worst."""
+        return self.high + self.around_high
+
+    @property
+    def middle(self) -> float:
+        """Seconds of the steps, in the middle of the interval."""
+        return math.sqrt(self.low * self.high)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed in the middle of the interval."""
+        return self.tokens / self.middle if self.middle else 0.0
+
+
+def padded_tokens(
+    lengths: Sequence[int], *, steps: int, batch: int, micro_batch: int, max_length: int
+) -> int:
+    """Return the tokens of all steps, padding included, as `train` will lay them out.
+
+    Args:
+        lengths: tokens of each training record.
+        steps: optimizer steps.
+        batch: records a step.
+        micro_batch: records that go through the model at once.
+        max_length: longer records are cut.
+    """
+    sizes = np.minimum(np.asarray(lengths), max_length)
+    random = np.random.default_rng(0)
+    n_passes = math.ceil(min(steps, 50 * WINDOW) * batch / len(sizes))
+    stream = np.concatenate([random.permutation(sizes) for _ in range(n_passes)])
+    rows = []
+    for start in range(0, len(stream), WINDOW * batch):
+        part = np.sort(stream[start : start + WINDOW * batch])
+        part = part[: len(part) // micro_batch * micro_batch]
+        rows.append(part.reshape(-1, micro_batch).max(axis=1, initial=0) * micro_batch)
+    padded = np.concatenate(rows)
+    if not len(padded):
+        return int(steps * batch * sizes.max())
+    return int(padded.mean() / micro_batch * steps * batch)
+
+
+def training_time(shape: Shape, settings: Settings, work: Work, speed: Speed) -> TimePlan:
+    """Return how long the work takes.
+
+    Args:
+        shape: the model.
+        settings: the choices.
+        work: steps and tokens.
+        speed: operations a second.
+    """
+    flops = work.tokens * shape.flops_per_token(work.mean_length, passes=settings.passes)
+    # one pass before the first step tells where it starts from
+    passes = work.evaluations + 1 if work.validation_tokens else 0
+    around = passes * work.validation_tokens * shape.flops_per_token(work.mean_length)
+    compiling = COMPILE_SECONDS if settings.compiled else (0.0, 0.0)
+    fastest, slowest = speed.high * 1e9, speed.low * 1e9
+    return TimePlan(
+        low=flops / fastest,
+        high=flops / slowest + work.steps * STEP_SECONDS,
+        around_low=around / fastest + compiling[0],
+        around_high=around / slowest + compiling[1],
+        flops=flops,
+        tokens=work.tokens,
+        speed=speed,
+    )
+
+
+def speed_of(
+    machine: Machine, *, gflops: float | None = None, measured: Sequence[float] = ()
+) -> Speed:
+    """Return what is known of the speed of training on a machine, best source first.
+
+    Args:
+        machine: the machine.
+        gflops: what a timed trial of matrix products reached, 10^9 operations a second.
+        measured: what past runs with this model reached, 10^9 operations a second.
+    """
+    if measured:
+        middle = float(np.median(measured))
+        spread = max(MEASURED_SPREAD, float(np.std(measured)) / middle)
+        return Speed(
+            low=middle * (1 - spread),
+            high=middle * (1 + spread),
+            source=f"{len(measured)} past runs on this machine",
+        )
+    low, high = UTILISATION[machine.device]
+    if gflops:
+        source = f"timed trial, {gflops:,.0f} GFLOP/s, {low:.0%} to {high:.0%} of it reached"
+        return Speed(low=gflops * low, high=gflops * high, source=source)
+    if machine.peak_gflops:
+        peak = machine.peak_gflops
+        source = f"{machine.source}, {peak:,.0f} GFLOP/s, {low:.0%} to {high:.0%} of it reached"
+        return Speed(low=peak * low, high=peak * high, source=source)
+    per_cycle = next(
+        (
+            count
+            for flag, count in UNMEASURED_CPU_FLOPS_PER_CYCLE.items()
+            if flag in machine.instruction_sets
+        ),
+        4,
+    )
+    peak = max(1, machine.n_cores) * per_cycle * GUESSED_HERTZ / 1e9
+    return Speed(
+        low=peak * low / 2,
+        high=peak * high * 2,
+        source=f"a guess from {machine.n_cores} cores; the first `tune` measures it",
+    )
