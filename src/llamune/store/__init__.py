@@ -19,7 +19,16 @@ from llamune.store.manifests import (
 )
 from llamune.store.models import Adapter, Model, model_of_name
 from llamune.store.names import ModelName
+from llamune.store.ollama import LoadedModel, Ollama, OllamaError
 from llamune.store.places import home, library, search_path
+from llamune.store.placing import (
+    Placed,
+    lmstudio_folder,
+    needs_merge,
+    place_file,
+    place_in_lmstudio,
+    place_in_ollama,
+)
 from llamune.store.publishing import (
     bytes_to_copy,
     copy_model,
@@ -56,11 +65,15 @@ __all__ = [
     "Garbage",
     "Layer",
     "ListedModel",
+    "LoadedModel",
     "Manifest",
     "Model",
     "ModelName",
     "NewLayer",
+    "Ollama",
+    "OllamaError",
     "Piece",
+    "Placed",
     "Pull",
     "RegistryError",
     "Removed",
@@ -78,8 +91,13 @@ __all__ = [
     "home",
     "library",
     "list_models",
+    "lmstudio_folder",
     "media_types",
     "model_of_name",
+    "needs_merge",
+    "place_file",
+    "place_in_lmstudio",
+    "place_in_ollama",
     "plan_pull",
     "publish",
     "publish_adapter",

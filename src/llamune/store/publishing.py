@@ -104,7 +104,7 @@ def publish_adapter(
     return publish(
         name,
         [*kept, NewLayer(media_types.ADAPTER, adapter_gguf, sharing="copy")],
-        config=base.config or {**DEFAULT_CONFIG, **describe_gguf(base.paths)},
+        config=base.config or config_of(base.paths),
         annotations={**lineage, **(annotations or {})},
         replace=replace,
         sharing=sharing,
@@ -139,21 +139,14 @@ def publish_model(
         advance: called with the number of bytes hashed or copied.
     """
     files = [gguf] if isinstance(gguf, Path) else list(gguf)
-    carried = layers_of(like) if like is not None else []
-    weights = (media_types.MODEL, media_types.ADAPTER)
     return publish(
         name,
         [
             *(NewLayer(media_types.MODEL, path) for path in files),
-            *(layer for layer in carried if layer.media_type not in weights),
+            *(carried_layers(like) if like is not None else []),
             *(NewLayer(media_types.LICENSE, text.encode()) for text in licenses),
         ],
-        config={
-            **DEFAULT_CONFIG,
-            **(like.config if like is not None else {}),
-            **describe_gguf(files),
-            **(config or {}),
-        },
+        config={**config_of(files, like), **(config or {})},
         annotations=annotations,
         replace=replace,
         sharing=sharing,
@@ -171,7 +164,7 @@ def publish_starter(gguf: Path, license_text: str) -> Model:
             NewLayer(media_types.MODEL, gguf, digest=f"sha256:{GGUF_SHA256}"),
             NewLayer(media_types.LICENSE, license_text.encode()),
         ],
-        config={**DEFAULT_CONFIG, **describe_gguf([gguf])},
+        config=config_of([gguf]),
         replace=True,
     )
 
@@ -229,7 +222,7 @@ def take_in(model: Model, *, sharing: Sharing = "copy", advance: Advance | None 
             Layer(media_types.MODEL, digest, size)
             for digest, size in zip(digests, sizes, strict=True)
         ],
-        config={**DEFAULT_CONFIG, **describe_gguf(model.paths)},
+        config=config_of(model.paths),
         replace=True,
     )
     return dataclasses.replace(taken, ref=model.ref)
@@ -249,6 +242,18 @@ def layers_of(model: Model) -> list[NewLayer]:
         )
         for layer in model.manifest.layers
     ]
+
+
+def carried_layers(model: Model) -> list[NewLayer]:
+    """Return what goes along with new weights: everything but the old ones and their adapters."""
+    weights = (media_types.MODEL, media_types.ADAPTER)
+    return [layer for layer in layers_of(model) if layer.media_type not in weights]
+
+
+def config_of(files: Sequence[Path], like: Model | None = None) -> dict[str, Any]:
+    """Return the config of a model file: as `like` has it, its header having the last word."""
+    carried = like.config if like is not None else {}
+    return {**DEFAULT_CONFIG, **carried, **describe_gguf(files)}
 
 
 def bytes_to_copy(model: Model, *, store: Store | None = None) -> int:
