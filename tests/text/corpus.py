@@ -26,6 +26,9 @@ HARD_TEXTS = [
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa =========== hahahahaha -----------",
     "3.14159 1,000,000 0x1F 1e-9 ₀₁₂ ⅓ 九 ९९९ 12345678901234567890",
     "https://example.com/a?b=c&d=%20#e user@example.org C:\\path\\file.txt",
+    "don't DON'T d'x 'dog \n\n\n a\n\n \n\nb\r\n\r\n\r\n  c ५६७८९ 一二12345",
+    "\n\n\n\n",
+    "it'sT it'llX",
     "x" * 300 + " " * 300 + "\n" * 50,
     "日本語" * 60,
 ]

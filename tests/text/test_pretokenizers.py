@@ -33,7 +33,7 @@ PAIRS: dict[str, tuple[Tokenizer, Oracle]] = {}
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Write one vocabulary under every name, and open each in both tokenizers."""
     folder = tmp_path_factory.mktemp("vocabularies")
-    keys = byte_pair_keys("", texts=[*HARD_TEXTS, *PIECES], n_merges=600, special=SPECIAL)
+    keys = byte_pair_keys("", texts=[*HARD_TEXTS, *PIECES], n_merges=1000, special=SPECIAL)
     for name in NAMES:
         path = write_vocabulary(folder / f"{name}.gguf", {**keys, "tokenizer.ggml.pre": name})
         with ModelFile.open(path) as file:

@@ -11,8 +11,9 @@ from llamune.gguf import ModelFile
 from llamune.text.errors import TextError
 from llamune.text.merging import merge
 from llamune.text.partition import Partition
+from llamune.text.special import TokenKind
 from llamune.text.unicode import surrogate_at
-from llamune.text.vocabulary import SPACE, TokenKind, Vocabulary, read_vocabulary
+from llamune.text.vocabulary import SPACE, Vocabulary, read_vocabulary
 
 __all__ = ["Tokenizer", "tokenizer_of"]
 
@@ -260,11 +261,15 @@ class Tokenizer:
                 ids.append(id_)
         return ids
 
+    def kind(self, id_: int) -> TokenKind:
+        """Return what a token is."""
+        return TokenKind(int(self.vocabulary.kinds[id_]))
+
     def token_bytes(self, id_: int) -> bytes:
         """Return what a token adds to a text, as bytes; empty for tokens that add nothing."""
         vocabulary = self.vocabulary
         text = vocabulary.tokens[id_]
-        kind = TokenKind(int(vocabulary.kinds[id_]))
+        kind = self.kind(id_)
         if kind in {TokenKind.CONTROL, TokenKind.UNKNOWN, TokenKind.USER_DEFINED}:
             return text.encode()
         if kind is TokenKind.BYTE:
