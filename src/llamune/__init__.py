@@ -13,8 +13,12 @@ __version__ = "0.1.0"
 
 PUBLIC: dict[str, str] = {
     "LlamuneError": "llamune.errors",
+    "Recipe": "llamune.runs",
+    "Run": "llamune.runs",
     "UnsupportedError": "llamune.errors",
     "load": "llamune.nn",
+    "resume": "llamune.jobs",
+    "tune": "llamune.jobs",
 }
 
 __all__ = ["__version__", *PUBLIC]  # noqa: PLE0604  names from the table above

@@ -2,8 +2,10 @@
 
 from llamune.jobs.events import JobEvent, OnJobEvent, Settled, Stage
 from llamune.jobs.formats import bytes_text, range_text, seconds_text
+from llamune.jobs.guard import awake, supervise
 from llamune.jobs.preparing import Opened, Prepared, opened, prepare_training
-from llamune.jobs.report import report_of
+from llamune.jobs.recipes import recipe_for
+from llamune.jobs.report import report_again, report_of
 from llamune.jobs.tuning import check_verdict, resume, stopped_hint, summary, tune
 
 __all__ = [
@@ -13,15 +15,19 @@ __all__ = [
     "Prepared",
     "Settled",
     "Stage",
+    "awake",
     "bytes_text",
     "check_verdict",
     "opened",
     "prepare_training",
     "range_text",
+    "recipe_for",
+    "report_again",
     "report_of",
     "resume",
     "seconds_text",
     "stopped_hint",
     "summary",
+    "supervise",
     "tune",
 ]

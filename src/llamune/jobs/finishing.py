@@ -9,7 +9,8 @@ from llamune.evaluate import Proof, prove
 from llamune.files import sha256_of
 from llamune.jobs.events import OnJobEvent, Stage
 from llamune.jobs.preparing import Opened, Prepared
-from llamune.license import Derivative, derive, licences_of, obligations
+from llamune.jobs.report import derivative_of
+from llamune.license import Derivative, obligations
 from llamune.runs import Licence, Run
 from llamune.store import Model, publish_adapter
 from llamune.train import draw_loss_curve, loss_curve
@@ -38,9 +39,7 @@ def prove_run(run: Run, base: Opened, *, on_event: OnJobEvent) -> Proof:
 
 def licence_of(run: Run, base: Opened) -> Derivative:
     """Work out what the base's licence asks of the derivative, and record it."""
-    names = [str(base.model.name)] if base.model.name is not None else []
-    found = licences_of(base.file.metadata, base.model.licenses, names=names)
-    derivative = derive(found)
+    derivative = derivative_of(base)
     run.update(
         licence=Licence(
             identifiers=tuple(item.label for item in derivative.found),

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 
 from llamune.files import write_text
 from llamune.jobs.formats import bytes_text, range_text, seconds_text
+from llamune.jobs.preparing import Opened, opened
+from llamune.license import Derivative, derive, licences_of, summary_lines
 from llamune.runs import Recipe, Run, RunRecord
 from llamune.words import Catalogue, catalogue
 
-__all__ = ["report_of", "write_report"]
+__all__ = ["derivative_of", "report_again", "report_of", "write_report"]
 
 
 def write_report(run: Run, *, language: str | None, licence_lines: Sequence[str]) -> None:
@@ -22,6 +24,29 @@ def write_report(run: Run, *, language: str | None, licence_lines: Sequence[str]
     """
     text = report_of(run.record, run.recipe, language=language, licence_lines=licence_lines)
     write_text(run.report_path, text, replace=True)
+
+
+def report_again(run: Run, *, language: str | None) -> str:
+    """Return a run's report: as it was written, or made anew in another language.
+
+    The licence's part is worked out anew from the base where it is still there.
+    """
+    if language is None and run.report_path.is_file():
+        return run.report_path.read_text(encoding="utf-8")
+    record = run.record
+    lines: list[str] = []
+    if record.base is not None and all(path.is_file() for path in record.base.paths):
+        with opened(run.recipe.base) as base:
+            lines = summary_lines(derivative_of(base), language=language)
+    elif record.licence is not None:
+        lines = [f"- {duty}" for duty in record.licence.duties]
+    return report_of(record, run.recipe, language=language, licence_lines=lines)
+
+
+def derivative_of(base: Opened) -> Derivative:
+    """Work out what the licences of a base ask of what is made from it."""
+    names = [str(base.model.name)] if base.model.name is not None else []
+    return derive(licences_of(base.file.metadata, base.model.licenses, names=names))
 
 
 def report_of(

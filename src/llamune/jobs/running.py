@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -14,20 +14,31 @@ import llamune
 from llamune.adapter import write_gguf_adapter
 from llamune.errors import LlamuneError
 from llamune.files import sha256_of
+from llamune.jobs.adapters import adapter_folder, adapter_named
 from llamune.jobs.events import OnJobEvent, Stage
 from llamune.jobs.finishing import drawn_loss, licence_of, prove_run, publish_run, score_run
 from llamune.jobs.preparing import Prepared
 from llamune.jobs.report import write_report
 from llamune.license import summary_lines
 from llamune.runs import Base, DataFacts, Loss, Memory, Run, Seconds, machine
-from llamune.train import TrainResult, attach_adapter, train
+from llamune.text import prompt_ids
+from llamune.train import (
+    TrainResult,
+    attach_adapter,
+    checkpoint_folder,
+    checkpoint_steps,
+    load_adapter_weights,
+    train,
+)
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
     from llamune.nn import Compute
 
-__all__ = ["carry_out"]
+__all__ = ["adapted", "carry_out"]
+
+SAMPLE_TOKENS = 64
 
 
 def carry_out(
@@ -55,6 +66,7 @@ def carry_out(
         result = trained(run, prepared, on_event=on_event, resume=resume)
         note_result(run, result)
         if not result.finished:
+            keep_paused(run, prepared)
             run.update(state="stopped")
             return run
         finish(run, prepared, replace=replace, language=language, on_event=on_event)
@@ -145,6 +157,11 @@ def trained(run: Run, prepared: Prepared, *, on_event: OnJobEvent, resume: bool)
     device = best_device()
     compute = choose_compute(base.family, device)
     model = adapted(prepared, compute, device)
+    if recipe.from_adapter is not None and not resume:
+        origin = adapter_named(recipe.from_adapter, base)
+        with adapter_folder(origin, base.family) as folder:
+            load_adapter_weights(model, folder)
+        run.update(parent=recipe.from_adapter)
     run.update(environment=environment(compute))
     on_event(Stage(name="training"))
     modules = base.family.linear_modules(recipe.targets)
@@ -156,6 +173,7 @@ def trained(run: Run, prepared: Prepared, *, on_event: OnJobEvent, resume: bool)
         run=run,
         on_event=on_event,
         resume=resume,
+        sampler=sampler_of(prepared),
         layers=sorted({path.rpartition(".")[2] for path in modules}),
     )
     del model
@@ -182,6 +200,29 @@ def adapted(prepared: Prepared, compute: Compute, device: str) -> PeftModel:
         modules=list(base.family.linear_modules(recipe.targets)),
         base_name=str(base.model),
     )
+
+
+def sampler_of(prepared: Prepared) -> Callable[[PeftModel], str] | None:
+    """Return what answers the recipe's sample prompt, or None without one."""
+    if (question := prepared.recipe.sample) is None:
+        return None
+    tokenizer, template = prepared.opened.tokenizer, prepared.opened.template
+    ids = prompt_ids(template, tokenizer, [{"role": "user", "content": question}])
+
+    def answer(model: PeftModel) -> str:
+        import torch
+
+        found = model.generate(  # type: ignore[no-untyped-call]  # transformers
+            input_ids=torch.tensor([ids], device=model.device),
+            max_new_tokens=SAMPLE_TOKENS,
+            do_sample=False,
+            eos_token_id=sorted(tokenizer.stop_ids),
+            pad_token_id=0,
+        )
+        said = [int(token) for token in found[0, len(ids) :]]
+        return tokenizer.decode([token for token in said if token not in tokenizer.stop_ids])
+
+    return answer
 
 
 def environment(compute: Compute) -> dict[str, str]:
@@ -220,6 +261,20 @@ def note_result(run: Run, result: TrainResult) -> None:
             best_step=result.kept_step if result.validation_loss is not None else None,
         ),
     )
+
+
+def keep_paused(run: Run, prepared: Prepared) -> None:
+    """Write the newest checkpoint as a GGUF adapter, so that a stopped run can be looked at."""
+    steps = checkpoint_steps(run.checkpoints)
+    if not steps or prepared.recipe.method == "dora":  # a GGUF adapter cannot express DoRA
+        return
+    base = prepared.opened
+    paused = run.folder / "paused.gguf"
+    folder = checkpoint_folder(run.checkpoints, steps[-1])
+    write_gguf_adapter(
+        folder, base.file, base.family, paused, base_digest=base.model.digest, replace=True
+    )
+    run.update(files={**run.record.files, "paused": paused})
 
 
 def finish(

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from llamune.arch import Family
 from llamune.errors import AnswerNo, LlamuneError, UnsupportedError
+from llamune.jobs.adapters import adapter_named, settings_of_adapter
 from llamune.jobs.events import OnJobEvent, Settled, Stage
+from llamune.jobs.fitting import fit_hours
 from llamune.jobs.formats import bytes_text, range_text, seconds_text
 from llamune.jobs.preparing import Opened, Prepared, opened, prepare_training
-from llamune.jobs.running import carry_out
+from llamune.jobs.running import adapted, carry_out
+from llamune.jobs.searching import search_learning_rate as search_learning_rate_of
 from llamune.runs import (
     CLASSIC,
     CLASSIC_EPOCHS,
@@ -45,6 +48,8 @@ def tune(
     recipe: Path | None = None,
     preset: str | None = None,
     epochs: float | None = None,
+    hours: float | None = None,
+    search_learning_rate: bool = False,
     replace: bool = False,
     language: str | None = None,
     confirm: Callable[[str], bool] = lambda _: True,
@@ -60,6 +65,8 @@ def tune(
         recipe: a YAML file with any part of a recipe; arguments go before it.
         preset: `classic` for the usual tutorial's settings.
         epochs: passes over the data, in place of `steps`.
+        hours: fit steps, rank and length to this time.
+        search_learning_rate: try half, once and twice the rate on short runs first.
         replace: whether a model of that name may be replaced; its earlier runs stay.
         language: of the report, `en` or `ja`; default the locale's.
         confirm: asked before a run of more than an hour.
@@ -80,17 +87,14 @@ def tune(
     on_event(Stage(name="reading the model and the data"))
     with opened(chosen["base"]) as base:
         refuse_tuned(base)
-        prepared = prepare_training(base, chosen, epochs=passes, measure=measured_compute)
+        chosen = with_adapter_settings(base, chosen)
+        prepared = prepare_for(base, chosen, passes, hours=hours)
         refuse_misfit(prepared)
         on_event(Settled(lines=tuple(describe(prepared))))
-        low, high = prepared.plan.time.low, prepared.plan.time.high
-        if high > LONG_SECONDS:
-            question = f"Training is predicted to take {range_text(low, high)}. Start?"
-            if not confirm(question):
-                raise LlamuneError(
-                    f"not started: it would take {range_text(low, high)}",
-                    hint="--yes starts without asking; --hours N fits the run to N hours",
-                )
+        confirm_long(prepared, confirm)
+        if search_learning_rate:
+            on_event(Stage(name="searching the learning rate"))
+            prepared = search(prepared, on_event=on_event)
         run = Run.create(chosen["name"], recipe=prepared.recipe)
         return carry_out(run, prepared, replace=replace, language=language, on_event=on_event)
 
@@ -139,6 +143,52 @@ def measured_compute(family: Family) -> Compute:
     from llamune.nn import choose_compute
 
     return choose_compute(family)
+
+
+def prepare_for(
+    base: Opened, chosen: Mapping[str, Any], passes: float | None, *, hours: float | None
+) -> Prepared:
+    """Prepare the training, fitted to some hours where they are given.
+
+    Raises:
+        RecipeError: hours and passes are both given.
+    """
+
+    def prepare(choices: Mapping[str, Any], epochs: float | None) -> Prepared:
+        return prepare_training(base, choices, epochs=epochs, measure=measured_compute)
+
+    if hours is None:
+        return prepare(chosen, passes)
+    if passes is not None:
+        raise RecipeError("both hours and epochs are given", hint="give one of them")
+    return fit_hours(prepare, chosen, hours=hours)
+
+
+def confirm_long(prepared: Prepared, confirm: Callable[[str], bool]) -> None:
+    """Ask before a run of more than an hour.
+
+    Raises:
+        LlamuneError: the answer is no.
+    """
+    time = prepared.plan.time
+    if time.high <= LONG_SECONDS:
+        return
+    takes = range_text(time.low, time.high)
+    if not confirm(f"Training is predicted to take {takes}. Start?"):
+        raise LlamuneError(
+            f"not started: it would take {takes}",
+            hint="--yes starts without asking; --hours N fits the run to N hours",
+        )
+
+
+def search(prepared: Prepared, *, on_event: OnJobEvent) -> Prepared:
+    """Return the training with the learning rate that did best on short runs."""
+    from llamune.nn import best_device
+
+    compute = measured_compute(prepared.opened.family)
+    return search_learning_rate_of(
+        prepared, lambda: adapted(prepared, compute, best_device()), on_event=on_event
+    )
 
 
 def gather(
@@ -200,6 +250,24 @@ def refuse_tuned(base: Opened) -> None:
             f"{base.model} is a base with an adapter; the adapter would be left out",
             hint=f"tune {origin} with --from-adapter {base.model.ref}, or merge it first",
         )
+
+
+def with_adapter_settings(base: Opened, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Add what an adapter to go on from fixes.
+
+    Raises:
+        RecipeError: something else was chosen.
+    """
+    if (origin := chosen.get("from_adapter")) is None:
+        return chosen
+    fixed = settings_of_adapter(adapter_named(origin, base), base.family)
+    for key, value in fixed.items():
+        if key in chosen and chosen[key] != value:
+            raise RecipeError(
+                f"{origin} has {key} {value}, and {chosen[key]} was chosen",
+                hint=f"leave {key} out: an adapter goes on as it is",
+            )
+    return {**chosen, **fixed}
 
 
 def refuse_misfit(prepared: Prepared) -> None:

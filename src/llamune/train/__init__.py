@@ -10,7 +10,7 @@ from llamune.train.attach import (
     write_adapter,
 )
 from llamune.train.batches import Collator, Example, batch_order
-from llamune.train.checkpoints import checkpoint_steps, newest_sound
+from llamune.train.checkpoints import checkpoint_folder, checkpoint_steps, newest_sound
 from llamune.train.curve import LossCurve, draw_loss_curve, loss_curve, plot_text
 from llamune.train.errors import CheckpointError, LossError, OutOfMemory, TrainError
 from llamune.train.events import (
@@ -48,6 +48,7 @@ __all__ = [
     "Validated",
     "attach_adapter",
     "batch_order",
+    "checkpoint_folder",
     "checkpoint_steps",
     "count_trained",
     "draw_loss_curve",

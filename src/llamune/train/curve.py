@@ -91,9 +91,7 @@ def plot_text(losses: Sequence[float], *, width: int = 60, height: int = 8) -> l
         return []
     columns = min(width, len(losses))
     bounds = [round(i * len(losses) / columns) for i in range(columns + 1)]
-    means = [
-        sum(losses[low:high]) / (high - low) for low, high in zip(bounds, bounds[1:], strict=False)
-    ]
+    means = [sum(losses[low:high]) / (high - low) for low, high in itertools.pairwise(bounds)]
     top, bottom = max(means), min(means)
     span = (top - bottom) or 1.0
     levels = [round((mean - bottom) / span * (8 * height - 1)) + 1 for mean in means]

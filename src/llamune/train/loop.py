@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,7 @@ class Loop(Trainer):
         self.validation_order = validation_batches(validation, recipe.micro_batch)
         self.checkpoints_folder = folder
         self.progress = progress
+        self.after_validation: Callable[[int], None] = lambda _: None
         self.collator = Collator(packing=recipe.packing)
         super().__init__(
             model=model, args=settings, train_dataset=training, data_collator=self.collator
@@ -167,6 +168,10 @@ class Loop(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure the validation loss, and tell the callbacks."""
         metrics = {VALIDATION_LOSS: self.evaluate_quietly()}
+        if self.args.process_index == 0:
+            self.adapted.eval()
+            self.after_validation(self.state.global_step)
+            self.adapted.train()
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics

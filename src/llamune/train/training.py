@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from llamune.train import checkpoints
 from llamune.train.attach import count_trained, load_adapter_weights, write_adapter
 from llamune.train.batches import Example, batch_order, largest_micro_batch
 from llamune.train.errors import OutOfMemory, TrainError
-from llamune.train.events import AdapterWritten, OnEvent, Said, TrainingStarted
+from llamune.train.events import AdapterWritten, OnEvent, Said, Sampled, TrainingStarted
 from llamune.train.memory import PeakMemory
 from llamune.train.progress import Progress
 from llamune.train.quiet import quiet
@@ -66,6 +66,7 @@ def train(
     on_event: OnEvent = lambda _: None,
     resume: bool = False,
     layers: Sequence[str] = (),
+    sampler: Callable[[PeftModel], str] | None = None,
 ) -> TrainResult:
     """Train an adapter by a recipe; its run folder gets metrics, checkpoints and the adapter.
 
@@ -78,6 +79,7 @@ def train(
         on_event: called with each event.
         resume: go on from the newest sound checkpoint.
         layers: leaf names of the trained layers, for the adapter's config.
+        sampler: answers a prompt with the model; called at each validation pass.
 
     Raises:
         LossError: loss or gradient is no number.
@@ -103,6 +105,8 @@ def train(
             on_event=on_event,
             resume=resume,
         )
+        if sampler is not None:
+            loop.after_validation = lambda step: on_event(Sampled(step=step, text=sampler(model)))
         rehearse(loop)
         on_event(
             TrainingStarted(

@@ -1,0 +1,255 @@
+"""`llamune tune`: train an adapter on the model file you run, prove it, publish it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llamune.cli import _screen
+from llamune.errors import LlamuneError
+
+if TYPE_CHECKING:
+    from llamune.runs import Run
+
+COURSE = "Course of the training"
+ADAPTER = "The adapter"
+DATA = "Data"
+JOB = "The job"
+
+
+def command(
+    base: Annotated[
+        str | None, typer.Argument(metavar="REF", help="base model: a name, a path, or starter")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="file of examples, FILE or FILE=WEIGHT; may be repeated", rich_help_panel=DATA
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="what to call the tuned model")] = None,
+    test: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="held-out examples, scored before and after; default the validation records",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    validation: Annotated[
+        float | None, typer.Option(help="share of records held out (0.1)", rich_help_panel=DATA)
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(help="tokens; longer records are cut", rich_help_panel=DATA),
+    ] = None,
+    train_on: Annotated[
+        str | None,
+        typer.Option(help="answers, last or all: what the loss counts", rich_help_panel=DATA),
+    ] = None,
+    packing: Annotated[
+        bool | None,
+        typer.Option("--packing", help="join records into rows", rich_help_panel=DATA),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="lora (on packed weights: this is QLoRA) or dora", rich_help_panel=ADAPTER
+        ),
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="8, 16 or 32 by data size", rich_help_panel=ADAPTER)
+    ] = None,
+    rank_of: Annotated[
+        list[str] | None,
+        typer.Option(help="LAYER=RANK for one kind of layer", rich_help_panel=ADAPTER),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(help="strength; the scale is alpha / rank (32)", rich_help_panel=ADAPTER),
+    ] = None,
+    rslora: Annotated[
+        bool | None,
+        typer.Option("--rslora", help="scale by alpha / √rank", rich_help_panel=ADAPTER),
+    ] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help="0, or 0.05 when data are few", rich_help_panel=ADAPTER)
+    ] = None,
+    targets: Annotated[
+        str | None,
+        typer.Option(help="all, attention, mlp, or q_proj,v_proj,…", rich_help_panel=ADAPTER),
+    ] = None,
+    from_adapter: Annotated[
+        str | None,
+        typer.Option(help="go on from this adapter: name, run, folder", rich_help_panel=ADAPTER),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="learning rate; default by size, batch, steps", rich_help_panel=COURSE),
+    ] = None,
+    search_lr: Annotated[
+        bool,
+        typer.Option(
+            "--search-lr", help="try half, once and twice the rate first", rich_help_panel=COURSE
+        ),
+    ] = False,
+    b_rate_ratio: Annotated[
+        float | None, typer.Option(help="rate of B over A; 16 is LoRA+", rich_help_panel=COURSE)
+    ] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="linear, cosine or constant", rich_help_panel=COURSE)
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="passes over the data", rich_help_panel=COURSE)
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="optimizer steps", rich_help_panel=COURSE)
+    ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(help="fit steps, rank and length to this time", rich_help_panel=COURSE),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="sequences a step (8 or 16)", rich_help_panel=COURSE)
+    ] = None,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option(help="sequences at once; default what fits", rich_help_panel=COURSE),
+    ] = None,
+    recompute: Annotated[
+        bool | None,
+        typer.Option("--recompute", help="less memory, slower", rich_help_panel=COURSE),
+    ] = None,
+    evaluations: Annotated[
+        int | None, typer.Option(help="validation passes (10)", rich_help_panel=COURSE)
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(help="passes without gain before stopping (3)", rich_help_panel=COURSE),
+    ] = None,
+    sample: Annotated[
+        str | None,
+        typer.Option(help="prompt answered at each validation", rich_help_panel=COURSE),
+    ] = None,
+    compute_type: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16", rich_help_panel=COURSE),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="of every choice", rich_help_panel=COURSE)
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="YAML file; options go before it", rich_help_panel=JOB)
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="classic: the usual tutorial's", rich_help_panel=JOB)
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(help="go on with a stopped run", rich_help_panel=JOB)
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="the name may be taken already", rich_help_panel=JOB)
+    ] = False,
+    report_to: Annotated[
+        str | None, typer.Option(help="trackers such as tensorboard", rich_help_panel=JOB)
+    ] = None,
+    lang: Annotated[
+        str | None, typer.Option(help="of the report: en or ja", rich_help_panel=JOB)
+    ] = None,
+    allow_sleep: Annotated[
+        bool, typer.Option("--allow-sleep", help="the machine may sleep", rich_help_panel=JOB)
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="start long runs unasked", rich_help_panel=JOB)
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the run's record as JSON")] = False,
+) -> int:
+    """Train an adapter on a model file, prove it, publish it under a name.
+
+    `llamune tune gemma2:9b --data medical.json --name medical` is enough: what is left open is
+    chosen for this model, data and machine. The base file is only read. Ctrl-C saves, and
+    `--resume NAME` goes on from there.
+    """
+    options = {
+        "method": method, "rank": rank, "ranks": ranks_of(rank_of), "alpha": alpha,
+        "rslora": rslora, "dropout": dropout, "targets": targets, "from_adapter": from_adapter,
+        "learning_rate": lr, "b_rate_ratio": b_rate_ratio, "schedule": schedule, "steps": steps,
+        "batch": batch, "micro_batch": micro_batch, "recompute": recompute,
+        "evaluations": evaluations, "patience": patience, "sample": sample,
+        "compute_type": compute_type, "seed": seed, "validation": validation,
+        "max_length": max_length, "train_on": train_on, "packing": packing,
+        "report_to": report_to, "test": files(test), "data": files(data),
+    }  # fmt: skip
+    chosen: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    if resume is not None and (chosen or base or recipe):
+        raise LlamuneError(
+            "a run goes on by its own recipe", hint=f"llamune tune --resume {resume}"
+        )
+    from llamune import jobs
+    from llamune.cli._training import TrainingView
+
+    code = jobs.supervise()
+    if code is not None:
+        return code
+    with TrainingView() as view, jobs.awake(allow_sleep=allow_sleep, say=_screen.note):
+        if resume is not None:
+            run = jobs.resume(resume, language=lang, on_event=view)
+        else:
+            run = jobs.tune(
+                base, name=name, recipe=recipe, preset=preset, epochs=epochs, hours=hours,
+                search_learning_rate=search_lr, replace=replace, language=lang,
+                confirm=lambda question: view.ask(question, yes=yes), on_event=view, **chosen,
+            )  # fmt: skip
+    return show(run, as_json=as_json)
+
+
+def files(arguments: list[str] | None) -> list[dict[str, Any]] | None:
+    """Return what `FILE` and `FILE=WEIGHT` mean, as a recipe says it."""
+    if not arguments:
+        return None
+    from llamune.data import data_files
+
+    return [{"path": file.path, "weight": file.weight} for file in data_files(arguments)]
+
+
+def ranks_of(arguments: list[str] | None) -> dict[str, int] | None:
+    """Return the ranks of `LAYER=RANK` arguments.
+
+    Raises:
+        LlamuneError: an argument is not of that form.
+    """
+    if not arguments:
+        return None
+    ranks = {}
+    for argument in arguments:
+        layer, _, rank = argument.partition("=")
+        if not rank.isdecimal():
+            raise LlamuneError(f"--rank-of {argument}: write it as down_proj=32")
+        ranks[layer] = int(rank)
+    return ranks
+
+
+def show(run: Run, *, as_json: bool) -> int:
+    """Print what came of a run; the exit code says whether to trust it."""
+    from llamune import jobs
+    from llamune.cli._main import INTERRUPTED
+    from llamune.train import loss_curve, plot_text
+
+    record = run.record
+    if as_json:
+        _screen.data(record.model_dump_json(indent=2))
+    if record.state == "stopped":
+        _screen.note(f"stopped after step {record.steps_done}; nothing is lost")
+        _screen.note(f"\nhint: {jobs.stopped_hint(run)}")
+        return INTERRUPTED
+    if not as_json:
+        for line in plot_text([loss for _, loss in loss_curve(run.metrics_path).training]):
+            _screen.note(line)
+        _screen.data(jobs.summary(run))
+        for score in record.scores:
+            _screen.data(f"{score.task}: {score.before:.1%} → {score.after:.1%} (n = {score.n})")
+        _screen.data(f"report: {run.report_path}")
+        _screen.note(f'\nhint: llamune run {run.name} "…"')
+    jobs.check_verdict(run)
+    return 0

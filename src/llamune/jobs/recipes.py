@@ -1,0 +1,71 @@
+"""`llamune recipe init`: a recipe with every value filled in for a model, its data, a machine."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llamune.jobs.preparing import Prepared, opened
+from llamune.jobs.tuning import describe, gather, prepare_for
+from llamune.runs import Recipe
+
+__all__ = ["recipe_for", "recipe_text"]
+
+COLUMNS = 88
+DERIVED = {
+    "rank": "by the number of records: {n} here",
+    "learning_rate": "by model size, batch and steps",
+    "steps": "by {n} records and the batch",
+    "batch": "by {n} records",
+    "micro_batch": "the largest that the plan says fits",
+    "dropout": "a little when records are few",
+    "max_length": "the longest record, at most 2048 and the model's context",
+    "warmup_steps": "a tenth of the steps, at most 20",
+}
+
+
+def recipe_for(
+    reference: str,
+    data: Sequence[str | Path],
+    *,
+    name: str,
+    preset: str | None = None,
+    hours: float | None = None,
+    **choices: Any,
+) -> str:
+    """Return a commented recipe as YAML; nothing is trained.
+
+    Args:
+        reference: the base model.
+        data: files of examples.
+        name: what the tuned model will be called.
+        preset: `classic` for the usual tutorial's settings.
+        hours: fit the training to this time.
+        **choices: fields of the recipe that are set already.
+
+    Raises:
+        LlamuneError: model or data cannot be used; see `tune`.
+    """
+    given = {"base": reference, "data": list(data), "name": name, **choices}
+    chosen, passes = gather(given, recipe=None, preset=preset, epochs=None)
+    with opened(chosen["base"]) as base:
+        return recipe_text(prepare_for(base, chosen, passes, hours=hours))
+
+
+def recipe_text(prepared: Prepared) -> str:
+    """Return a settled recipe as YAML, each value with what it means above it."""
+    lines = ["# A recipe for `llamune tune --recipe FILE`; every value may be changed.", "#"]
+    lines += [f"#   {line}" for line in describe(prepared)]
+    values = prepared.recipe.model_dump(mode="json")
+    n_records = len(prepared.training.rendered)
+    for key, value in values.items():
+        comment = Recipe.model_fields[key].description or ""
+        if key in DERIVED:
+            comment += f" ({DERIVED[key].format(n=f'{n_records:,}')})"
+        lines += ["", *textwrap.wrap(comment, COLUMNS, initial_indent="# ", subsequent_indent="# ")]
+        lines += yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True).splitlines()
+    return "\n".join(lines) + "\n"
