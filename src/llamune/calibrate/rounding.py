@@ -1,0 +1,230 @@
+"""The pass that rounds a whole model: each layer sees the layers before it as already rounded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llamune.arch import Family
+from llamune.calibrate.compensate import compensate
+from llamune.calibrate.layers import Layers, Moments
+from llamune.calibrate.windows import Windows
+from llamune.files import new_file
+from llamune.gguf import QuantType, floats_to_rows
+from llamune.nn import PackedLinear
+
+OUTPUT = "output.weight"
+
+__all__ = ["Compensated", "TensorGain", "round_model"]
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@dataclass(frozen=True)
+class TensorGain:
+    """What compensation won for one tensor.
+
+    Args:
+        name: the tensor.
+        type: its new quant type.
+        error: relative error of the layer's output, as stored: root of mean squares.
+        nearest_error: the same with ggml's rounding to nearest.
+    """
+
+    name: str
+    type: str
+    error: float
+    nearest_error: float
+
+
+class Compensated:
+    """Rounded tensors in a folder; callable as the `Rounding` that `adapter` and `convert` take.
+
+    A tensor that the pass did not round, such as the token embedding, goes to nearest.
+    """
+
+    def __init__(self, folder: Path, gains: Sequence[TensorGain]) -> None:
+        self.folder = folder
+        self.gains = tuple(gains)
+        self.types = {gain.name: gain.type for gain in gains}
+        self.next_row: dict[str, int] = {}
+
+    def __call__(self, name: str, rows: Floats, kind: QuantType) -> Bytes:
+        """Return the packed rows that belong to the next `rows` of a tensor."""
+        if self.types.get(name) != kind.name:
+            return floats_to_rows(rows, kind)
+        stored = np.load(packed_path(self.folder, name), mmap_mode="r")
+        start = self.next_row.get(name, 0)
+        stop = start + len(rows)
+        self.next_row[name] = 0 if stop >= len(stored) else stop
+        return np.ascontiguousarray(stored[start:stop])
+
+
+def round_model(
+    model: Any,
+    family: Family,
+    windows: Windows,
+    *,
+    weight_of: Callable[[str], Floats],
+    types: Mapping[str, QuantType],
+    folder: Path,
+    fingerprint: Mapping[str, Any],
+    advance: Callable[[int], object] | None = None,
+) -> Compensated:
+    """Round the linear layers of a model with error compensation.
+
+    Memory: one decoder layer's weights as floats and its inputs' second moments. The model's
+    packed weights are replaced by the rounded ones as the pass goes on.
+
+    Args:
+        model: what `nn.load` returned; its weights may be other ones than those to be rounded.
+        family: its family.
+        windows: calibration text.
+        weight_of: gives a tensor's intended weights, float32 (rows, columns), in file order.
+        types: tensor name → its new quant type; tensors that are not named stay as they are.
+        folder: where the rounded tensors are kept; a pass that was stopped goes on from there.
+        fingerprint: what the result depends on; a folder of another one is begun anew.
+        advance: called with the number of layers just finished.
+
+    Raises:
+        CalibrateError: NaN or infinity among the weights or inputs.
+    """
+    kept = Progress.open(folder, fingerprint)
+    layers = Layers(model, family, windows)
+    for index in range(len(layers)):
+        linears = layers.linears(index)
+        chosen = {name: types[name] for name in linears if name in types}
+        if not kept.has(chosen):
+            for name in chosen:
+                set_floats(linears[name], weight_of(name))
+            gains = round_layer(layers.moments(index), chosen, weight_of, folder)
+            kept.add(gains)
+        for name in chosen:
+            set_packed(linears[name], np.load(packed_path(folder, name)), types[name])
+        layers.advance(index)
+        if advance is not None:
+            advance(1)
+    chosen = {OUTPUT: types[OUTPUT]} if OUTPUT in types and not family.tied else {}
+    if not kept.has(chosen):
+        kept.add(round_layer(layers.output_moments(OUTPUT), chosen, weight_of, folder))
+    return Compensated(folder, list(kept.gains.values()))
+
+
+def round_layer(
+    moments: Moments,
+    types: Mapping[str, QuantType],
+    weight_of: Callable[[str], Floats],
+    folder: Path,
+) -> list[TensorGain]:
+    """Round the tensors of one layer, those with the same inputs and type in one sweep."""
+    gains = []
+    for group in moments.groups():
+        mean = moments.mean(group[0])
+        by_type: dict[str, list[str]] = {}
+        for name in group:
+            if name in types:
+                by_type.setdefault(types[name].name, []).append(name)
+        for names in by_type.values():
+            kind = types[names[0]]
+            weights = [torch.from_numpy(weight_of(name)).to(mean.device) for name in names]
+            gains += round_together(names, weights, mean, kind, folder)
+    return gains
+
+
+def round_together(
+    names: Sequence[str],
+    weights: Sequence[Tensor],
+    mean: Tensor,
+    kind: QuantType,
+    folder: Path,
+) -> list[TensorGain]:
+    """Round tensors of one type and one input, keep them, and return what each won."""
+    rounded = compensate(torch.cat(list(weights)), mean, kind, name=" + ".join(names))
+    gains = []
+    start = 0
+    for name, weight in zip(names, weights, strict=True):
+        rows = slice(start, start + len(weight))
+        start = rows.stop
+        save(packed_path(folder, name), rounded.packed[rows])
+        scale = float(rounded.outputs[rows].sum()) or 1.0
+        gains.append(
+            TensorGain(
+                name=name,
+                type=kind.name,
+                error=math.sqrt(float(rounded.errors[rows].sum()) / scale),
+                nearest_error=math.sqrt(float(rounded.nearest_errors[rows].sum()) / scale),
+            )
+        )
+    return gains
+
+
+class Progress:
+    """Which tensors of a pass are done, kept in its folder."""
+
+    FILE = "progress.json"
+
+    def __init__(self, folder: Path, fingerprint: str, gains: dict[str, TensorGain]) -> None:
+        self.folder = folder
+        self.fingerprint = fingerprint
+        self.gains = gains
+
+    @classmethod
+    def open(cls, folder: Path, fingerprint: Mapping[str, Any]) -> Progress:
+        """Return what a folder holds of the same pass; of another pass, nothing."""
+        text = json.dumps(fingerprint, sort_keys=True, default=str)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / cls.FILE
+        if path.exists():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["fingerprint"] == digest:
+                gains = [TensorGain(**entry) for entry in record["gains"]]
+                return cls(folder, digest, {gain.name: gain for gain in gains})
+        return cls(folder, digest, {})
+
+    def has(self, types: Mapping[str, QuantType]) -> bool:
+        """Whether these tensors are all done."""
+        return types.keys() <= self.gains.keys()
+
+    def add(self, gains: Sequence[TensorGain]) -> None:
+        """Keep that tensors are done; their files are there already."""
+        self.gains |= {gain.name: gain for gain in gains}
+        record = {
+            "fingerprint": self.fingerprint,
+            "gains": [asdict(gain) for gain in self.gains.values()],
+        }
+        with new_file(self.folder / self.FILE, replace=True) as out:
+            out.write(json.dumps(record).encode())
+
+
+def set_floats(linear: PackedLinear, weight: Floats) -> None:
+    """Give a layer its intended weights, as floats in the file's row order."""
+    linear.packed = torch.from_numpy(weight.view(np.uint8)).to(linear.packed.device)
+    linear.kind = "F32"
+
+
+def set_packed(linear: PackedLinear, packed: Bytes, kind: QuantType) -> None:
+    """Give a layer its rounded weights."""
+    linear.packed = torch.from_numpy(packed).to(linear.packed.device)
+    linear.kind = kind.name
+
+
+def packed_path(folder: Path, name: str) -> Path:
+    """Return where a rounded tensor is kept; its name comes from a file, so it is no path."""
+    return folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npy"
+
+
+def save(path: Path, array: Bytes) -> None:
+    """Keep an array, whole or not at all."""
+    with new_file(path, replace=True) as out:
+        np.save(out, array)
