@@ -62,7 +62,7 @@ class ByteTokens:
         return self.pieces[token_id].encode() if token_id in self.pieces else bytes([token_id])
 
     def piece(self, token_id: int) -> str:
-        return self.token_bytes(token_id).decode("latin-1")
+        return self.pieces.get(token_id) or bytes([token_id]).decode("latin-1")
 
     def spell(self, ids: Sequence[int]) -> str:
         return b"".join(self.token_bytes(token) for token in ids).decode(errors="replace")

@@ -14,12 +14,15 @@ from typing import Any, Protocol
 
 from llamune.data.errors import DataError
 from llamune.data.records import Message, Record
+from llamune.errors import LlamuneError
 
 __all__ = ["Answer", "Template", "answers_in"]
 
 # Private characters at both ends: no template trims them, no answer is expected to hold them.
 MARK = "\ue0f1\ue0f2"
 OTHER_MARK = "\ue0f3\ue0f4"
+CALL_MARK = "zqCALLqz"
+"""The mark in the arguments of calls: JSON would escape private characters."""
 
 
 class Template(Protocol):
@@ -43,12 +46,15 @@ class Answer:
     Attributes:
         start: where the model begins to write.
         said: where the words of the turn end.
-        limit: where the words of the next turn begin; the end-of-turn token lies before.
+        end: where the turn ends if no end-of-turn token follows its words; None where the
+            rendering does not tell.
+        limit: before this the end-of-turn token lies, if there is one.
         is_last: whether no turn follows.
     """
 
     start: int
     said: int
+    end: int | None
     limit: int
     is_last: bool
 
@@ -93,48 +99,109 @@ class View:
             DataError: the template leaves it out.
         """
         begin, said = self.words(place)
-        for call in self.turns[place].tool_calls:
-            name = call["function"]["name"]
-            if name not in self.whole[begin:said]:
-                raise DataError(
-                    f"the chat template leaves out the call of {name!r} in turn {place + 1}",
-                    hint="this model was not made for tool calls: remove such records",
-                )
-        is_last = place == len(self.turns) - 1
-        limit = len(self.whole) if is_last else max(said, self.words(place + 1)[0])
         floor = self.words(place - 1)[1] if place else 0
+        start = self.start(place, floor, begin)
+        limit, end = self.limit(place, said)
+        if self.turns[place].tool_calls:
+            self.refuse_lost_calls(place, self.whole[start:limit])
+        return Answer(
+            start=bytes_before(self.whole, start),
+            said=bytes_before(self.whole, said),
+            end=None if end is None else bytes_before(self.whole, end),
+            limit=bytes_before(self.whole, limit),
+            is_last=place == len(self.turns) - 1,
+        )
+
+    def start(self, place: int, floor: int, begin: int) -> int:
+        """Return where the model begins to write a turn: where the engine's prompt for it ends.
+
+        Args:
+            place: the turn.
+            floor: where the words of the turn before it end.
+            begin: where its own words begin.
+        """
         prompt = self.template.render(
             self.messages[:place], tools=self.tools, add_generation_prompt=True
         )
-        start = common_prefix(self.whole, prompt)
-        if not floor <= start <= begin:
-            # The template tells early turns by what comes later, so the prompt differs before.
-            start = begin
-        return Answer(
-            bytes_before(self.whole, start),
-            bytes_before(self.whole, said),
-            bytes_before(self.whole, limit),
-            is_last,
-        )
+        if self.whole.startswith(prompt) and floor <= len(prompt) <= begin:
+            return len(prompt)
+        # The template tells early turns by what comes later: compare what stands between the turns.
+        if self.turns[place].tool_calls:
+            begin = self.begin_of_calls(place, floor, begin)
+        between = self.whole[floor:begin].rstrip()
+        return floor + len(between) if between and prompt.endswith(between) else begin
+
+    def begin_of_calls(self, place: int, floor: int, begin: int) -> int:
+        """Return where a turn of tool calls parts from the same turn with words instead."""
+        plain = {**self.messages[place], "content": MARK}
+        del plain["tool_calls"]
+        marked = [*self.messages[:place], plain, *self.messages[place + 1 :]]
+        try:
+            other = self.template.render(marked, tools=self.tools)
+        except LlamuneError:  # it minds that a tool then answers nothing
+            return begin
+        return max(floor, min(begin, common_prefix(self.whole, other)))
+
+    def limit(self, place: int, said: int) -> tuple[int, int | None]:
+        """Return before where the end-of-turn token lies, and where the turn ends without one.
+
+        A turn has ended for certain where the conversation cut after it ends. A template that
+        treats a last turn in its own way begins the whole otherwise: then the next turn's words
+        are the limit.
+        """
+        calls = self.turns[place].tool_calls
+        alone = self.template.render(self.messages[: place + 1], tools=self.tools)
+        closing = self.whole[said : len(alone)].rstrip()
+        if self.whole.startswith(alone) and (closing or len(alone) == len(self.whole)):
+            return len(alone), said + len(closing) if calls else said
+        return max(said, self.words(place + 1)[0]), None if calls else said
 
     def words(self, place: int) -> tuple[int, int]:
-        """Return where the words of a turn begin and end, in characters.
+        """Return where the words of a turn begin and end, in characters; the arguments of calls.
 
         Raises:
             DataError: the template leaves the turn out.
         """
         mark = OTHER_MARK if MARK[0] in self.turns[place].content else MARK
-        plain = {**self.messages[place], "content": mark}
-        plain.pop("tool_calls", None)
-        marked = [*self.messages[:place], plain, *self.messages[place + 1 :]]
+        turn = dict(self.messages[place])
+        if not turn.get("tool_calls") or turn["content"]:
+            turn["content"] = mark
+        if turn.get("tool_calls"):
+            turn["tool_calls"] = [marked_call(call) for call in turn["tool_calls"]]
+        marked = [*self.messages[:place], turn, *self.messages[place + 1 :]]
         other = self.template.render(marked, tools=self.tools)
-        if mark not in other:
-            raise DataError(
-                f"the chat template leaves out turn {place + 1} ({self.turns[place].role})",
-                hint="train on the last answer only (`--train-on last`), or remove such turns",
-            )
+        if (CALL_MARK if turn.get("tool_calls") else mark) not in other:
+            raise self.left_out(place, "")
         begin = common_prefix(self.whole, other)
         return begin, len(self.whole) - common_suffix(self.whole[begin:], other[begin:])
+
+    def refuse_lost_calls(self, place: int, written: str) -> None:
+        """Refuse a template that does not write out every call.
+
+        Raises:
+            DataError: the name of a call is not in what the turn became.
+        """
+        for call in self.turns[place].tool_calls:
+            name = call["function"]["name"]
+            if name not in written:
+                raise self.left_out(place, f"the call of {name!r} in ")
+
+    def left_out(self, place: int, what: str) -> DataError:
+        """Return what to raise for a turn, or part of one, that the template leaves out."""
+        turn = self.turns[place]
+        if turn.tool_calls and not what:
+            what = f"the call of {turn.tool_calls[0]['function']['name']!r} in "
+        hint = "train on the last answer only (`--train-on last`), or remove such turns"
+        if what:
+            hint = "this model was not made for tool calls: remove such records"
+        return DataError(
+            f"the chat template leaves out {what}turn {place + 1} ({turn.role})", hint=hint
+        )
+
+
+def marked_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call with a mark for its arguments."""
+    return {**call, "function": {**call["function"], "arguments": {CALL_MARK: CALL_MARK}}}
 
 
 def bytes_before(text: str, place: int) -> int:

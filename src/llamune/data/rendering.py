@@ -156,6 +156,9 @@ def tokens_of(
         ids: the token ids of the text.
         places: where each token begins, and where the last ends, in UTF-8 bytes.
         tokenizer: the model's tokenizer.
+
+    Raises:
+        DataError: it cannot be told where the answer ends.
     """
     first = bisect_left(places, answer.start, hi=len(ids))
     after = max(first, bisect_left(places, answer.said, hi=len(ids)))
@@ -166,7 +169,12 @@ def tokens_of(
             break
         if ids[place] in tokenizer.stop_ids:
             return first, place + 1
-    return first, after
+    if answer.end is None:
+        raise DataError(
+            "the chat template does not tell where a tool call ends",
+            hint="this model closes no turn: remove records with tool calls",
+        )
+    return first, max(after, bisect_left(places, answer.end, hi=len(ids)))
 
 
 def with_end(
