@@ -91,7 +91,7 @@ def run_killed_everywhere(
         if not killed:
             break
         number += step
-    assert number > 40 * step
+    assert number > 150
     work()  # and it can be done again
     collect_garbage(library(), grace_seconds=-1)
     check(library(), name, allowed)
@@ -99,7 +99,10 @@ def run_killed_everywhere(
     return seen
 
 
-def test_a_publish_killed_at_any_line_leaves_the_old_model_or_the_new(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_publish_killed_at_any_line_leaves_the_old_model_or_the_new(
+    tmp_path: Path, step: int
+) -> None:
     source = tmp_path / "new"
     source.write_bytes(b"new weights")
 
@@ -110,7 +113,7 @@ def test_a_publish_killed_at_any_line_leaves_the_old_model_or_the_new(tmp_path: 
     def work() -> None:
         publish("victim", [NewLayer(MODEL, source)], config={"new": 1}, replace=True)
 
-    seen = run_killed_everywhere(before, work, {b"old weights", b"new weights"}, step=1)
+    seen = run_killed_everywhere(before, work, {b"old weights", b"new weights"}, step=step)
     assert seen == {b"old weights", b"new weights"}
 
 
@@ -125,7 +128,7 @@ def test_a_copy_from_another_store_killed_at_any_line(ollama: Store) -> None:
     def work() -> None:
         copy_model(theirs, "victim", replace=True)
 
-    assert run_killed_everywhere(before, work, {None, b"theirs"}, step=3) == {None, b"theirs"}
+    assert run_killed_everywhere(before, work, {None, b"theirs"}, step=5) == {None, b"theirs"}
     assert theirs.path.read_bytes() == b"theirs"
 
 
@@ -138,7 +141,7 @@ def test_a_removal_killed_at_any_line(ollama: Store) -> None:
         if library().find(ModelName("victim")):
             remove_model(library(), ModelName("victim"))
 
-    assert run_killed_everywhere(before, work, {None, b"weights"}, step=3) == {None, b"weights"}
+    assert run_killed_everywhere(before, work, {None, b"weights"}, step=5) == {None, b"weights"}
     assert resolve("other").path.read_bytes() == b"weights of another"
 
 
