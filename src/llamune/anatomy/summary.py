@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llamune.arch import section_of
-from llamune.convert import file_type_of_number
-from llamune.gguf import Metadata, ModelFile, ValueType
+from llamune.gguf import Metadata, ModelFile, ValueType, file_type_of_number
 
 __all__ = ["AdapterFacts", "Rope", "Summary", "TokenizerFacts", "adapter_facts", "summarize"]
 

@@ -1,6 +1,5 @@
 """File to file: another precision, which tensor gets which type, and the exact size."""
 
-from llamune.convert.file_types import FILE_TYPES, FileType, file_type, file_type_of_number
 from llamune.convert.from_transformers import from_transformers
 from llamune.convert.importance import Importance, read_importance
 from llamune.convert.mixtures import ModelShape
@@ -20,6 +19,7 @@ from llamune.convert.sizes import (
     type_shares,
 )
 from llamune.convert.type_rules import TypeOptions, choose_types, model_shape
+from llamune.gguf import FILE_TYPES, FileType, file_type, file_type_of_number
 
 __all__ = [
     "FILE_TYPES",

@@ -21,11 +21,19 @@ from llamune.arch import (
     describe,
     keys_of_config,
 )
-from llamune.convert.file_types import FileType, file_type
 from llamune.convert.safetensors_folder import FolderTensor, open_folder
 from llamune.convert.tokenizer_keys import tokenizer_keys
 from llamune.errors import LlamuneError, UnsupportedError
-from llamune.gguf import Entry, NewTensor, QuantType, floats_to_rows, quant_type, write_gguf
+from llamune.gguf import (
+    Entry,
+    FileType,
+    NewTensor,
+    QuantType,
+    file_type,
+    floats_to_rows,
+    quant_type,
+    write_gguf,
+)
 
 __all__ = ["from_transformers"]
 

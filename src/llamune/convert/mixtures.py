@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from llamune.convert.categories import Category
-from llamune.convert.file_types import FileType
 from llamune.errors import LlamuneError
-from llamune.gguf import QuantType, TensorInfo
+from llamune.gguf import FileType, QuantType, TensorInfo
 
 __all__ = ["BLOCK_NUMBER", "EIGHT_EXPERTS", "Counters", "ModelShape", "Question", "type_by_rule"]
 

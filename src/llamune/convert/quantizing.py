@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from llamune.convert.file_types import FileType
 from llamune.convert.importance import Importance
 from llamune.convert.type_rules import TypeOptions, choose_types, in_quantizer_order, model_shape
 from llamune.errors import LlamuneError, UnsupportedError
 from llamune.gguf import (
     Entry,
+    FileType,
     ModelFile,
     NewTensor,
     QuantType,

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llamune.arch import section_of
-from llamune.convert.file_types import FILE_TYPES, FileType
 from llamune.convert.quantizing import QuantizePlan, plan_quantize
 from llamune.errors import LlamuneError
-from llamune.gguf import ModelFile, quant_type
+from llamune.gguf import FILE_TYPES, FileType, ModelFile, quant_type
 
 __all__ = [
     "PredictedSize",

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from llamune.convert.categories import Category, category_of, is_quantizable
-from llamune.convert.file_types import FileType
 from llamune.convert.mixtures import (
     BLOCK_NUMBER,
     EIGHT_EXPERTS,
@@ -22,7 +21,15 @@ from llamune.convert.mixtures import (
     type_by_rule,
 )
 from llamune.errors import LlamuneError
-from llamune.gguf import MissingKey, ModelFile, QuantType, TensorInfo, ValueType, quant_type
+from llamune.gguf import (
+    FileType,
+    MissingKey,
+    ModelFile,
+    QuantType,
+    TensorInfo,
+    ValueType,
+    quant_type,
+)
 
 __all__ = ["ModelShape", "TypeOptions", "choose_types", "in_quantizer_order", "model_shape"]
 

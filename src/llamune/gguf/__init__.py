@@ -1,6 +1,7 @@
 """The GGUF file format: checked reader, streaming writer, quant types, rows to floats and back."""
 
 from llamune.gguf.errors import GgufError, MissingKey, UnsupportedFileError
+from llamune.gguf.file_types import FILE_TYPES, FileType, file_type, file_type_of_number
 from llamune.gguf.header import TensorInfo
 from llamune.gguf.kernels import (
     floats_to_rows,
@@ -15,8 +16,10 @@ from llamune.gguf.values import Entry, ValueType
 from llamune.gguf.writer import NewTensor, header_bytes, write_gguf
 
 __all__ = [
+    "FILE_TYPES",
     "QUANT_TYPES",
     "Entry",
+    "FileType",
     "GgufError",
     "Metadata",
     "MissingKey",
@@ -26,6 +29,8 @@ __all__ = [
     "TensorInfo",
     "UnsupportedFileError",
     "ValueType",
+    "file_type",
+    "file_type_of_number",
     "floats_to_rows",
     "header_bytes",
     "needs_importance",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from llamune.errors import UnsupportedError
-from llamune.gguf import QuantType, quant_type
+from llamune.gguf.quant_types import QuantType, quant_type
 
 __all__ = ["FILE_TYPES", "FileType", "file_type", "file_type_of_number"]
 
