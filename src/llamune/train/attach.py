@@ -117,7 +117,10 @@ def load_adapter_weights(model: PeftModel, folder: Path) -> None:
             )
         raise TrainError(f"{folder}: no {WEIGHTS} in it")
     weights: dict[str, Any] = load_file(folder / WEIGHTS)
-    wanted = {name: tuple(value.shape) for name, value in get_peft_model_state_dict(model).items()}
+    wanted = {
+        name: tuple(value.shape)
+        for name, value in get_peft_model_state_dict(model, save_embedding_layers=False).items()
+    }
     found = {name: tuple(value.shape) for name, value in weights.items()}
     if wanted != found:
         different = min(set(wanted.items()) ^ set(found.items()))
