@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from llamune.nn import legacy as _legacy  # noqa: F401  registers its types
+# each module registers its types
+from llamune.nn import grid_quants as _grid_quants  # noqa: F401
+from llamune.nn import k_quants as _k_quants  # noqa: F401
+from llamune.nn import legacy as _legacy  # noqa: F401
+from llamune.nn import small_quants as _small_quants  # noqa: F401
 from llamune.nn.compute import Compute, best_device, choose_compute
 from llamune.nn.loading import load
 from llamune.nn.loss import fused_loss

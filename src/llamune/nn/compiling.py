@@ -7,16 +7,17 @@ import os
 import shutil
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["can_compile", "compiled"]
+__all__ = ["can_compile", "compile_layers", "compiled"]
 
 logger = logging.getLogger(__name__)
 
 COMPILERS = ("g++", "clang++", "c++", "cl")
-BlockFunction = Callable[[Tensor, Tensor], Tensor]
+BlockFunction = Callable[..., Tensor]
 
 
 @cache
@@ -39,21 +40,45 @@ def compiled(function: BlockFunction, dtype: torch.dtype) -> BlockFunction:
     A compiler that fails at the first use is noted once, and plain torch takes over.
     """
 
-    def cast(blocks: Tensor, halves: Tensor) -> Tensor:
-        return function(blocks, halves).to(dtype)
+    def cast(*inputs: Tensor) -> Tensor:
+        return function(*inputs).to(dtype)
 
     fast = torch.compile(cast, dynamic=True)
     broken = False
 
-    def run(blocks: Tensor, halves: Tensor) -> Tensor:
+    def run(*inputs: Tensor) -> Tensor:
         nonlocal broken
-        if broken or not can_compile(blocks.device.type):
-            return cast(blocks, halves)
+        if broken or not can_compile(inputs[0].device.type):
+            return cast(*inputs)
         try:
-            return fast(blocks, halves)
+            return fast(*inputs)
         except (RuntimeError, OSError) as error:
             logger.warning("torch.compile failed, going on without it: %s", error)
             broken = True
-            return cast(blocks, halves)
+            return cast(*inputs)
 
     return run
+
+
+def compile_layers(model: nn.Module, *, compiled: bool | None = None) -> bool:
+    """Compile each decoder layer in place; to be called after adapters are on.
+
+    All layers share their code, so one compilation serves them all. It takes some ten seconds,
+    and again when the length of batches changes for the first time: pad to a few lengths.
+
+    Args:
+        model: a loaded model, or PEFT's wrapper of one.
+        compiled: default where a compiler is at hand and the model is large enough to gain.
+
+    Returns:
+        Whether the layers are compiled now.
+    """
+    unwrapped: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    layers = unwrapped.get_decoder().layers
+    if compiled is None:
+        packed = next((m for m in layers.modules() if hasattr(m, "compiled")), None)
+        compiled = bool(packed is not None and packed.compiled)
+    if compiled:
+        for layer in layers:
+            layer.compile()
+    return compiled

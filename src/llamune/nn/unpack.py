@@ -16,10 +16,11 @@ from torch import Tensor
 from llamune.errors import UnsupportedError
 from llamune.gguf import quant_type
 from llamune.nn import compiling
+from llamune.nn.tables import table
 
 __all__ = ["BlockReader", "block_type", "require_unpackable", "unpack", "unpackable"]
 
-BlockFunction = Callable[[Tensor, Tensor], Tensor]
+BlockFunction = Callable[..., Tensor]
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 
 
@@ -30,18 +31,22 @@ class BlockReader:
     name: str
     block_size: int  # weights
     block_bytes: int
-    function: BlockFunction  # (n, block_bytes) uint8, (n, block_bytes / 2) f16 -> (n, block_size)
+    # (n, block_bytes) uint8, (n, block_bytes / 2) f16, lookup tables -> (n, block_size) f32
+    function: BlockFunction
+    tables: tuple[str, ...]
 
 
 READERS: dict[str, BlockReader] = {}
 
 
-def block_type(name: str) -> Callable[[BlockFunction], BlockFunction]:
+def block_type(
+    name: str, *, tables: tuple[str, ...] = ()
+) -> Callable[[BlockFunction], BlockFunction]:
     """Make a function the reader of a quant type's blocks."""
     found = quant_type(name)
 
     def add(function: BlockFunction) -> BlockFunction:
-        READERS[name] = BlockReader(name, found.block_size, found.block_bytes, function)
+        READERS[name] = BlockReader(name, found.block_size, found.block_bytes, function, tables)
         return function
 
     return add
@@ -83,4 +88,5 @@ def unpack(packed: Tensor, kind: str, dtype: torch.dtype, *, compiled: bool = Fa
     blocks = packed.reshape(-1, reader.block_bytes)
     halves = blocks.view(torch.float16) if reader.block_bytes % 2 == 0 else blocks
     function = compiling.compiled(reader.function, dtype) if compiled else reader.function
-    return function(blocks, halves).to(dtype).view(packed.shape[0], -1)
+    tables = [table(name, packed.device) for name in reader.tables]
+    return function(blocks, halves, *tables).to(dtype).view(packed.shape[0], -1)
