@@ -53,8 +53,9 @@ def wilson(n_right: float, n: float) -> Interval:
     spread = Z95 * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n * n))
     middle = share + Z95**2 / (2 * n)
     scale = 1 + Z95**2 / n
-    return Interval(
-        low=max(0.0, (middle - spread) / scale), high=min(1.0, (middle + spread) / scale)
+    return Interval(  # rounding leaves 1e-17 where the share is exactly 0 or 1
+        low=max(0.0, (middle - spread) / scale) if share > 0 else 0.0,
+        high=min(1.0, (middle + spread) / scale) if share < 1 else 1.0,
     )
 
 
@@ -100,7 +101,7 @@ def effective_n(scores: Doubles, groups: npt.NDArray[np.intp]) -> float:
         return n
     share = float(scores.mean())
     residuals = np.bincount(groups, weights=scores - share)
-    clustered = float((residuals**2).sum()) / (n * n)
+    clustered = float(np.square(residuals).sum()) / (n * n)
     if clustered == 0:
         return n_groups
     return min(float(n), share * (1 - share) / clustered)
@@ -128,7 +129,7 @@ def mcnemar(n_lost: int, n_won: int) -> float:
     """
     n = n_lost + n_won
     tail = sum(math.comb(n, i) for i in range(min(n_lost, n_won) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    return min(1.0, 2 * tail / (1 << n))
 
 
 @dataclass(frozen=True, kw_only=True)
