@@ -169,6 +169,19 @@ def test_a_blob_whose_bytes_changed_is_not_copied_on(
     base_in(ollama)
     base = resolve("base:9b")
     base.path.write_bytes(b"another twenty bytes")
-    with pytest.raises(DamagedError, match="its bytes have the digest"):
+    with pytest.raises(DamagedError, match="its bytes do not have the digest"):
         publish_adapter("mine", base, file(tmp_path, "a", b"adapter"))
     assert list(library().blobs.iterdir()) == []
+
+
+def test_bytes_that_the_library_has_already_are_not_copied_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ways, "clone_on_linux", fail_as_across_devices)
+    monkeypatch.setattr(ways, "clone_on_macos", fail_as_across_devices)
+    store = library()
+    path = file(tmp_path, "x", b"the same bytes")
+    digest = store.add_blob(path)
+    read: list[int] = []
+    assert store.add_blob(path, sharing="link", advance=read.append) == digest
+    assert sum(read) == 14

@@ -31,7 +31,7 @@ def agreed_sharing(model: Model, *, copy: bool, no_copy: bool) -> Sharing:
     if n_bytes == 0:
         return "link"
     if no_copy:
-        _screen.warn(f"{model.path} is referred to where it lies; changing it breaks this model")
+        _screen.warn(f"{model.path} stays where it lies; changing it breaks what refers to it")
         return "reference"
     if copy or _screen.confirm(f"copy {n_bytes:,} bytes of {model} into the library?", yes=False):
         return "copy"

@@ -1,6 +1,12 @@
-"""Names to files: stores in Ollama's format, our own library among them, paths and folders."""
+"""Names to files: stores in Ollama's format, our own library among them, paths and folders.
+
+What talks to servers loads on first use: its HTTP client costs a quarter of a second.
+"""
 
 from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from llamune.store import media_types, starter
 from llamune.store.errors import (
@@ -19,16 +25,7 @@ from llamune.store.manifests import (
 )
 from llamune.store.models import Adapter, Model, model_of_name
 from llamune.store.names import ModelName
-from llamune.store.ollama import LoadedModel, Ollama, OllamaError
 from llamune.store.places import home, library, search_path
-from llamune.store.placing import (
-    Placed,
-    lmstudio_folder,
-    needs_merge,
-    place_file,
-    place_in_lmstudio,
-    place_in_ollama,
-)
 from llamune.store.publishing import (
     bytes_to_copy,
     copy_model,
@@ -38,10 +35,7 @@ from llamune.store.publishing import (
     publish_starter,
     take_in,
 )
-from llamune.store.pulling import Pull, plan_pull, pull
-from llamune.store.pushing import push, push_blobs
 from llamune.store.references import find_stored, resolve, unreadable
-from llamune.store.registry import RegistryError
 from llamune.store.sharing import Sharing
 from llamune.store.stores import Store
 from llamune.store.upkeep import (
@@ -55,6 +49,38 @@ from llamune.store.upkeep import (
     remove_model,
     verify_models,
 )
+
+if TYPE_CHECKING:
+    from llamune.store.ollama import LoadedModel, Ollama, OllamaError
+    from llamune.store.placing import (
+        Placed,
+        lmstudio_folder,
+        needs_merge,
+        place_file,
+        place_in_lmstudio,
+        place_in_ollama,
+    )
+    from llamune.store.pulling import Pull, plan_pull, pull
+    from llamune.store.pushing import push, push_blobs
+    from llamune.store.registry import RegistryError
+
+TALKS_TO_SERVERS = {
+    "LoadedModel": "llamune.store.ollama",
+    "Ollama": "llamune.store.ollama",
+    "OllamaError": "llamune.store.ollama",
+    "Placed": "llamune.store.placing",
+    "Pull": "llamune.store.pulling",
+    "RegistryError": "llamune.store.registry",
+    "lmstudio_folder": "llamune.store.placing",
+    "needs_merge": "llamune.store.placing",
+    "place_file": "llamune.store.placing",
+    "place_in_lmstudio": "llamune.store.placing",
+    "place_in_ollama": "llamune.store.placing",
+    "plan_pull": "llamune.store.pulling",
+    "pull": "llamune.store.pulling",
+    "push": "llamune.store.pushing",
+    "push_blobs": "llamune.store.pushing",
+}
 
 __all__ = [
     "Adapter",
@@ -114,3 +140,9 @@ __all__ = [
     "unreadable",
     "verify_models",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in TALKS_TO_SERVERS:
+        return getattr(importlib.import_module(TALKS_TO_SERVERS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

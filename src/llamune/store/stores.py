@@ -175,6 +175,7 @@ class Store:
 
         Raises:
             CopyNeededError: only a copy would do and `sharing` is "link".
+            DamagedError: the file changes while it is copied, or lacks the digest it should have.
         """
         self.blobs.mkdir(parents=True, exist_ok=True)
         if isinstance(source, bytes):
@@ -183,8 +184,7 @@ class Store:
         if digest is not None and self.has(digest, size):
             return self.keep_alive(digest)
         with self.scratch() as temporary:
-            found = bring(source, temporary, digest, copy=sharing == "copy", advance=advance)
-            if found is not None:
+            if found := share(source, temporary, digest, advance):
                 return self.place(temporary, found)
         found = digest or hash_file(source, advance)
         if self.has(found, size):
@@ -192,7 +192,10 @@ class Store:
         if sharing == "link":
             raise CopyNeededError(source, size)
         with self.scratch() as temporary:
-            temporary.symlink_to(source.resolve())
+            if sharing == "reference":
+                temporary.symlink_to(source.resolve())
+            elif copy_and_hash(source, temporary, advance if digest else None) != found:
+                raise DamagedError(f"{source}: its bytes do not have the digest {found}")
             return self.place(temporary, found)
 
     def add_bytes(self, data: bytes) -> str:
@@ -341,25 +344,21 @@ def read_small(path: Path) -> bytes:
         return source.read(MAX_MANIFEST_BYTES + 1)
 
 
-def bring(
-    source: Path, target: Path, digest: str | None, *, copy: bool, advance: Advance | None
-) -> str | None:
-    """Link, clone or copy a file to `target`; return its digest, or None when nothing was done.
+def share(source: Path, target: Path, digest: str | None, advance: Advance | None) -> str | None:
+    """Link or clone a file to `target`; return its digest, or None when neither can be done.
 
-    Raises:
-        DamagedError: the copied bytes do not have the digest that the file should have.
+    Args:
+        source: the file.
+        target: a path that is not taken.
+        digest: of a blob; a file without one may change, and is cloned only.
+        advance: called with the number of bytes hashed.
     """
     if digest is not None and hard_link(source, target):
         return digest
     if clone(source, target):
         target.chmod(BLOB_MODE)
         return digest or hash_file(target, advance)
-    if not copy:
-        return None
-    found = copy_and_hash(source, target, advance)
-    if digest not in (None, found):
-        raise DamagedError(f"{source}: its bytes have the digest {found}")
-    return found
+    return None
 
 
 def hash_file(path: Path, advance: Advance | None) -> str:
