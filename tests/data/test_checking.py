@@ -311,13 +311,12 @@ def test_the_fix_that_a_check_names_takes_the_finding_away(tmp_path: Path) -> No
         {"prompt": sentence(43), "completion": "x</s>"},
     ]
     path = written(tmp_path / "a.jsonl", records)
-    findings = check([path]).findings
-    assert len(findings) == 8
-    options: dict[str, list[str]] = {"--drop": [], "--fix": []}
-    for finding in findings:
-        words = finding.fix.split()
-        flag = next(word for word in words if word in options)
-        options[flag] += words[words.index(flag) + 1].split(",")
+    report = check([path])
+    assert len(report.findings) == 8
+    words = report.fix.split()
+    options = {
+        word: words[place + 1].split(",") for place, word in enumerate(words) if word[0] == "-"
+    }
     clean([path], tmp_path / "b.jsonl", drop=options["--drop"], fix=options["--fix"])
     assert check([tmp_path / "b.jsonl"]).findings == ()
 

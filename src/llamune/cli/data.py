@@ -277,6 +277,8 @@ def show_report(report: Report) -> None:
     )
     for finding in report.findings:
         show_finding(finding)
+    if len(report.findings) > 1 and report.fix:
+        _screen.data(f"\nfix all: {_screen.plain(report.fix)}")
     if not report.findings:
         _screen.data("\nnothing found")
     for text in report.notes:

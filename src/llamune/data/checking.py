@@ -193,13 +193,14 @@ def check(
             kind=kind,
             count=count,
             examples=tuple(tally.examples[kind]),
-            fix=fix_for(kind, reader, held_out),
+            fix=fix_for([kind], reader, held_out),
         )
         for kind, count in tally.counts.items()
         if KINDS[kind].per_record
     ]
     lengths = np.asarray(tally.lengths, dtype=np.int64)
     findings += balance(tally, lengths, inspector) + amount(reader.n_records, purpose)
+    ordered = by_severity(findings)
     return Report(
         files=tuple(
             {"path": path, "kind": reader.containers[path], "encoding": encoding}
@@ -212,7 +213,8 @@ def check(
         lengths=Lengths.of(lengths, unit=inspector.unit, limit=inspector.limit),
         languages=dict(tally.languages.most_common()),
         sources=dict(tally.sources),
-        findings=by_severity(findings),
+        findings=ordered,
+        fix=fix_for([finding.kind for finding in ordered], reader, held_out),
         notes=tuple(reader.notes),
         purpose=purpose,
         model=model,
@@ -296,7 +298,7 @@ def compared_findings(
             tally.flawed[pair.later - likeness.n_held_out] = 1
         if pairs:
             examples = tuple(pair_example(kind, pair, likeness) for pair in pairs[:N_EXAMPLES])
-            fix = fix_for(kind, reader, held_out)
+            fix = fix_for([kind], reader, held_out)
             findings.append(Finding(kind=kind, count=len(pairs), examples=examples, fix=fix))
     return findings
 
@@ -311,14 +313,21 @@ def pair_example(kind: str, pair: Pair, likeness: Likeness) -> Example:
     return Example(source=likeness.signatures.source(pair.later), detail=said)
 
 
-def fix_for(kind: str, reader: Reader, held_out: Sequence[Path | DataFile]) -> str:
-    """Return the command that mends a kind."""
-    options = KINDS[kind].fix
+def fix_for(kinds: Iterable[str], reader: Reader, held_out: Sequence[Path | DataFile]) -> str:
+    """Return the one command that mends these kinds; empty where none can be."""
+    options: dict[str, list[str]] = {}
+    for kind in kinds:
+        if KINDS[kind].fix:
+            option, name, *_ = KINDS[kind].fix.split()
+            options.setdefault(option, []).append(name)
     if not options:
         return ""
-    names = [str(path.path if isinstance(path, DataFile) else path) for path in held_out]
-    files = " ".join(str(file.path) for file in reader.files[:3])
-    return f"llamune data clean {files} {options.format(held_out=' '.join(names))} --out NEW"
+    words = ["llamune data clean", *(str(file.path) for file in reader.files[:3])]
+    words += [f"{option} {','.join(names)}" for option, names in options.items()]
+    if "overlap" in options.get("--drop", ()):
+        paths = [path.path if isinstance(path, DataFile) else path for path in held_out]
+        words += [f"--held-out {path}" for path in paths]
+    return " ".join([*words, "--out NEW"])
 
 
 def balance(tally: Tally, lengths: np.ndarray, inspector: Inspector) -> list[Finding]:

@@ -30,7 +30,7 @@ KINDS: Mapping[str, Kind] = {
     "unreadable": Kind(severity="error", fix="--drop unreadable"),
     "empty_answer": Kind(severity="error", fix="--drop empty_answer"),
     "control_token": Kind(severity="error", fix="--fix control_token"),
-    "overlap": Kind(severity="error", fix="--drop overlap --held-out {held_out}", per_record=False),
+    "overlap": Kind(severity="error", fix="--drop overlap", per_record=False),
     "refusal": Kind(severity="warning", fix="--drop refusal"),
     "cut_answer": Kind(severity="warning", fix="--drop cut_answer"),
     "duplicate": Kind(severity="warning", fix="--drop duplicate", per_record=False),

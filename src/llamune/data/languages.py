@@ -12,9 +12,13 @@ from llamune.data.records import Record
 
 __all__ = ["foreign_answers", "language_of"]
 
-SHORTEST_LETTERS = 20
+SHORTEST_LETTERS = 30
 """Letters: below this the statistics of an alphabet say little."""
 
+PROSE_SHARE = 0.85
+"""Letters and blanks among all characters: with fewer it is code or a table, in no language."""
+
+SHORTEST_HAN = 20
 SAMPLE_CHARACTERS = 600
 KANA = regex.compile(r"[\p{Hiragana}\p{Katakana}]")
 HAN = regex.compile(r"\p{Han}")
@@ -54,8 +58,9 @@ def language_of(text: str) -> str:
         if 3 * len(HANGUL.findall(sample)) >= n_letters:
             return "ko"
         if 3 * n_han >= 2 * n_letters:
-            return "zh" if n_han >= SHORTEST_LETTERS else ""
-    if n_letters < SHORTEST_LETTERS:
+            return "zh" if n_han >= SHORTEST_HAN else ""
+    n_blanks = sum(map(str.isspace, sample))
+    if n_letters < SHORTEST_LETTERS or n_letters + n_blanks < PROSE_SHARE * len(sample):
         return ""
     return str(identifier()(sample)[0])
 

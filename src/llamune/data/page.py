@@ -49,6 +49,8 @@ def page(report: Report, *, language: str | None = None) -> str:
         heading(words("findings")),
         *[finding_section(finding, words) for finding in report.findings],
     ]
+    if len(report.findings) > 1 and report.fix:
+        parts.append(f"<p>{escape(words('fix_all'))}: <code>{escape(report.fix)}</code></p>")
     if not report.findings:
         parts.append(f"<p>{escape(words('nothing'))}</p>")
     parts += [

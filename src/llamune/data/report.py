@@ -87,6 +87,7 @@ class Report:
         languages: records by the language of their answer; the empty name is too short to tell.
         sources: records by file.
         findings: what was found, the gravest first.
+        fix: the one command that mends all that can be mended; empty for nothing.
         notes: how the files were taken.
         purpose: what the data is for, a key of `PURPOSES`; empty when not said.
         model: the model whose tokenizer counted; empty for none.
@@ -103,6 +104,7 @@ class Report:
     languages: Mapping[str, int]
     sources: Mapping[str, int]
     findings: tuple[Finding, ...]
+    fix: str = ""
     notes: tuple[str, ...] = ()
     purpose: str = ""
     model: str = ""
@@ -135,6 +137,7 @@ class Report:
             "languages": dict(self.languages),
             "sources": dict(self.sources),
             "findings": [finding.as_json() for finding in self.findings],
+            "fix": self.fix,
             "notes": list(self.notes),
             "purpose": self.purpose,
             "model": self.model,
