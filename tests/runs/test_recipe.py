@@ -112,10 +112,13 @@ def test_a_recipe_reads_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_part_of_a_recipe(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text("learning_rate: 2e-4\ndata: [a.json]\ntargets: [q_proj, v_proj]\n")
+    path.write_text(
+        "learning_rate: 2e-4\ndata: [a.json]\ntest: b.json\ntargets: [q_proj, v_proj]\n"
+    )
     choices = read_choices(path)
     assert choices["learning_rate"] == 2e-4  # YAML 1.1 says that this is a text
     assert choices["data"][0].path == tmp_path / "a.json"
+    assert choices["test"][0].path == tmp_path / "b.json"
     assert choices["targets"] == ("q_proj", "v_proj")
 
 

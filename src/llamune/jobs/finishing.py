@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llamune.evaluate import Proof, prove
+from llamune.data import Record
+from llamune.evaluate import Proof, prove, score_records
 from llamune.files import sha256_of
 from llamune.jobs.events import OnJobEvent, Stage
 from llamune.jobs.preparing import Opened, Prepared
 from llamune.jobs.report import derivative_of
 from llamune.license import Derivative, obligations
-from llamune.runs import Licence, Run
+from llamune.runs import Licence, Run, Score
 from llamune.store import Model, publish_adapter
 from llamune.train import draw_loss_curve, loss_curve
 
 __all__ = ["drawn_loss", "licence_of", "prove_run", "publish_run", "score_run"]
 
 MOST_SCORED_RECORDS = 200
+MOST_ANSWER_TOKENS = 256
+ANSWER_ROOM = 2  # times the longest right answer: a base that rambles is wrong by then
 
 
 def bare(model: Model) -> Model:
@@ -79,3 +83,44 @@ def drawn_loss(run: Run) -> dict[str, Path]:
 
 def score_run(run: Run, prepared: Prepared) -> None:
     """Score base and tuned model on held-out records, and record both with intervals."""
+    base = prepared.opened
+    task, records = held_out(prepared)
+    if not records:
+        return
+    longest = max(len(base.tokenizer.encode(record.answer)) for record in records)
+    compared = score_records(
+        bare(base.model),
+        records,
+        task=task,
+        adapter=run.adapter_gguf,
+        max_tokens=min(MOST_ANSWER_TOKENS, ANSWER_ROOM * longest + 8),
+    )
+    before, after = compared.before, compared.after
+    score = Score(
+        task=task,
+        metric=after.metric,
+        n=after.n,
+        before=before.mean,
+        before_low=before.low,
+        before_high=before.high,
+        after=after.mean,
+        after_low=after.low,
+        after_high=after.high,
+        verdict=compared.sentence,
+    )
+    run.update(scores=(score,))
+
+
+def held_out(prepared: Prepared) -> tuple[str, Sequence[Record]]:
+    """Return records that were not trained on, and what to call them.
+
+    The recipe's test files where it names some, else the validation records: those chose which
+    weights were kept, so their score is a little too good, which their name says.
+    """
+    if prepared.test_records:
+        task = ", ".join(entry.path.name for entry in prepared.recipe.test)
+        records: Sequence[Record] = prepared.test_records
+    else:
+        task, records = "validation", prepared.validation_records
+    asked = [record for record in records if record.text is None and record.answer]
+    return task, asked[:MOST_SCORED_RECORDS]

@@ -54,6 +54,7 @@ class Prepared:
     training: TrainingData
     validation: TrainingData | None
     validation_records: tuple[Record, ...]
+    test_records: tuple[Record, ...]  # scored before and after; never trained on
     problems: tuple[str, ...]  # records that could not be read
     notes: tuple[str, ...]
 
@@ -111,6 +112,7 @@ def prepare_training(
         LlamuneError: a chosen layer does not exist.
     """
     records = read_data(choices)
+    tests = read_files(choices["test"]).records if choices.get("test") else []
     share = float(choices.get("validation", 0.1))
     seed = int(choices.get("seed", 0))
     kept, held = split(records.records, validation=share, seed=seed)
@@ -144,6 +146,7 @@ def prepare_training(
         training=training,
         validation=validation,
         validation_records=tuple(held),
+        test_records=tuple(tests),
         problems=tuple(str(problem) for problem in records.problems),
         notes=(*base.model.notes, *records.notes),
     )
@@ -154,6 +157,11 @@ def read_data(choices: Mapping[str, Any]) -> Records:
     files = choices.get("data") or ()
     if not files:
         raise RecipeError("no data is given", hint="--data FILE")
+    return read_files(files)
+
+
+def read_files(files: Sequence[Any]) -> Records:
+    """Read the records of files as a recipe names them."""
     return read_records([DataFile(Path(entry.path), entry.weight) for entry in files])
 
 

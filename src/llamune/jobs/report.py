@@ -187,7 +187,7 @@ def changed(record: RunRecord, words: Catalogue) -> list[str]:
         rows.append((words("validation-loss"), before, f"{loss.validation:.4f}"))
     rows += [
         (
-            words("score-row", task=score.task, n=score.n),
+            words("score-row", task=score.task, metric=score.metric, n=score.n),
             f"{score.before:.1%} ({score.before_low:.1%} – {score.before_high:.1%})",
             f"{score.after:.1%} ({score.after_low:.1%} – {score.after_high:.1%})",
         )
@@ -197,6 +197,7 @@ def changed(record: RunRecord, words: Catalogue) -> list[str]:
         return []
     head = f"| {words('what')} | {words('before')} | {words('after')} |"
     lines = [head, "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    lines += [line for score in record.scores if score.verdict for line in ("", score.verdict)]
     if loss.best_step is not None:
         lines += ["", words("kept-step", step=loss.best_step)]
     return lines

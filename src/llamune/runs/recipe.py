@@ -188,9 +188,9 @@ def read_choices(path: Path) -> dict[str, Any]:
     if not isinstance(read, Mapping):
         raise RecipeError(f"{path}: a recipe is a list of `key: value` lines")
     choices = check_choices(dict(read), where=str(path))
-    if "data" in choices:
-        choices["data"] = tuple(
-            entry.model_copy(update={"path": path.parent / entry.path}) for entry in choices["data"]
+    for key in {"data", "test"} & set(choices):
+        choices[key] = tuple(
+            entry.model_copy(update={"path": path.parent / entry.path}) for entry in choices[key]
         )
     return choices
 

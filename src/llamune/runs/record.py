@@ -95,6 +95,7 @@ class Score(Part):
     """A score on held-out records before and after, with 95 % intervals."""
 
     task: str
+    metric: str
     n: int
     before: float
     before_low: float
@@ -102,6 +103,7 @@ class Score(Part):
     after: float
     after_low: float
     after_high: float
+    verdict: str = Field(default="", description="what may be said of the difference, and why")
 
 
 class Licence(Part):
