@@ -9,7 +9,7 @@ from llamune.anatomy.differences import (
     TensorChange,
     compare,
 )
-from llamune.anatomy.neighbors import Neighbor, Word, cosines, find_words, nearest
+from llamune.anatomy.neighbors import Neighbor, Word, cosines, find_words, nearest, text_of
 from llamune.anatomy.numbers import TensorNumbers, tensor_numbers
 from llamune.anatomy.sections import Part, Section, sections_of
 from llamune.anatomy.summary import (
@@ -48,4 +48,5 @@ __all__ = [
     "sections_of",
     "summarize",
     "tensor_numbers",
+    "text_of",
 ]

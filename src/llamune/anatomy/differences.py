@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from llamune.anatomy.numbers import slabs_of
+from llamune.anatomy.sections import section_order
 from llamune.arch import section_of
 from llamune.gguf import ModelFile, TensorInfo
 
@@ -135,13 +136,13 @@ class FileDifference:
         return not any((*parts, self.reshaped, self.changed))
 
     def sections(self) -> list[SectionChange]:
-        """Return the changes of each section's tensors together, in file order."""
+        """Return the changes of each section's tensors together, in the order of computation."""
         order: dict[str, list[TensorInfo | TensorChange]] = {}
         for tensor in self.same:
             order.setdefault(section_of(tensor.name), []).append(tensor)
         for change in self.changed:
             order.setdefault(section_of(change.before.name), []).append(change)
-        return [section_change(name, parts) for name, parts in order.items()]
+        return [section_change(name, order[name]) for name in sorted(order, key=section_order)]
 
 
 def section_change(name: str, parts: Iterable[TensorInfo | TensorChange]) -> SectionChange:

@@ -15,7 +15,7 @@ from llamune.gguf import ModelFile
 if TYPE_CHECKING:
     from llamune.text import Tokenizer
 
-__all__ = ["Neighbor", "Word", "cosines", "find_words", "nearest"]
+__all__ = ["Neighbor", "Word", "cosines", "find_words", "nearest", "text_of"]
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -132,5 +132,11 @@ def highest(
 
 
 def text_of(tokenizer: Tokenizer, token: int) -> str:
-    """Return a token's text; padding rows of the table have none."""
-    return tokenizer.piece(token) if token < tokenizer.n_vocab else ""
+    """Return a token's text; its bytes where they are a piece of a character."""
+    if token >= tokenizer.n_vocab:  # a padding row of the table
+        return ""
+    data = tokenizer.token_bytes(token)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return f"<{data.hex(' ')}>"

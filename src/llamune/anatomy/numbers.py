@@ -71,8 +71,8 @@ def tensor_numbers(file: ModelFile, name: str) -> TensorNumbers:
     total = squares = 0.0
     for start, stop in slabs_of(file, name):
         floats = file.floats(name, start, stop)
-        if not first:
-            first = tuple(float(number) for number in floats.ravel()[:N_FIRST])
+        missing = N_FIRST - len(first)
+        first += tuple(float(number) for number in floats.ravel()[:missing])
         finite = finite_of(floats)
         n_finite += finite.size
         if finite.size:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from llamune.arch import section_of
 from llamune.gguf import ModelFile, TensorInfo
 
-__all__ = ["Part", "Section", "part_of", "sections_of"]
+__all__ = ["Part", "Section", "part_of", "section_order", "sections_of"]
 
 HEADER = "header"
 TOKENIZER = "tokenizer"

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llamune.cli import _screen
+from llamune.cli import _facts, _screen
 
 if TYPE_CHECKING:
-    from llamune.anatomy import AdapterFacts, Rope, Section, Summary, TokenizerFacts
+    from llamune.anatomy import Section, Summary, TensorNumbers
     from llamune.gguf import ModelFile
     from llamune.store import Model
 
 JSON_SCHEMA = 1  # raise it when a field changes its meaning; adding fields is free
 PREVIEW_ELEMENTS = 4
 PREVIEW_CHARACTERS = 60
+BAR_WIDTH = 48
 
 
 def command(
@@ -26,6 +28,9 @@ def command(
         bool, typer.Option("--blocks", help="show every block and every tensor")
     ] = False,
     keys: Annotated[bool, typer.Option("--keys", help="show every metadata key")] = False,
+    tensor: Annotated[
+        str | None, typer.Option("--tensor", metavar="NAME", help="show the numbers of one tensor")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Show what is in a model file: its facts, and sections that add up to its size."""
@@ -37,6 +42,9 @@ def command(
     for text in model.notes:
         _screen.note(text)
     with ModelFile.open(model.paths, mapped=model.store is not None) as file:
+        if tensor is not None:
+            show_tensor(file, tensor, as_json=as_json)
+            return
         summary = summarize(file)
         sections = sections_of(file)
         if as_json:
@@ -81,7 +89,7 @@ def report(
         ],
         "adapters": [
             {"path": str(adapter.path), "digest": adapter.digest, **asdict(facts)}
-            for adapter, facts in stored_adapters(model)
+            for adapter, facts in _facts.stored_adapters(model)
         ],
     }
     if blocks:
@@ -104,18 +112,6 @@ def report(
     return result
 
 
-def stored_adapters(model: Model) -> Iterator[tuple[Any, AdapterFacts]]:
-    """Yield the adapters that a stored model applies, with their facts."""
-    from llamune.anatomy import adapter_facts
-    from llamune.gguf import ModelFile
-
-    for adapter in model.adapters:
-        with ModelFile.open(adapter.path, mapped=False) as file:
-            facts = adapter_facts(file)
-        if facts is not None:
-            yield adapter, facts
-
-
 def show_facts(model: Model, file: ModelFile, summary: Summary) -> None:
     """Print the facts, a line each."""
     from rich.table import Table
@@ -123,125 +119,9 @@ def show_facts(model: Model, file: ModelFile, summary: Summary) -> None:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for label, text in facts(model, file, summary):
+    for label, text in _facts.facts(model, file, summary):
         grid.add_row(label, _screen.plain(text))
     _screen.show(grid)
-
-
-def facts(model: Model, file: ModelFile, summary: Summary) -> Iterator[tuple[str, str]]:
-    """Yield the facts as label and text; facts that the file lacks are left out."""
-    yield "model", model.ref if summary.name is None else f"{model.ref}: {summary.name}"
-    yield "file", "\n".join(str(path) for path in file.paths)
-    kind = f"{summary.architecture or 'unknown architecture'}, {summary.kind}"
-    yield "kind", f"{kind}, GGUF version {summary.version}"
-    yield "size", size_text(file.size)
-    yield "licence", summary.license or "not stated in the file"
-    if summary.adapter is not None:
-        yield "adapter", adapter_text(summary.adapter)
-    yield "parameters", f"{summary.n_parameters:,} in {summary.n_tensors:,} tensors"
-    yield "precision", precision_text(summary)
-    if summary.context_length is not None:
-        yield "context", f"{count_text(summary.context_length)} tokens"
-    if summary.n_layer is not None:
-        yield "blocks", block_text(summary)
-    if summary.n_head is not None:
-        yield "attention", attention_text(summary)
-        yield "RoPE", rope_text(summary.rope)
-    if summary.tokenizer is not None:
-        yield from tokenizer_lines(summary.tokenizer)
-    for adapter, found in stored_adapters(model):
-        yield "applies", f"{adapter_text(found)}, {adapter.path}"
-
-
-def size_text(n_bytes: int) -> str:
-    """Return a size in bytes, and in the two units that people confuse."""
-    return f"{n_bytes:,} bytes = {n_bytes / 1e9:.3f} GB = {n_bytes / 2**30:.3f} GiB"
-
-
-def precision_text(summary: Summary) -> str:
-    """Say which file type it is and what that costs a weight."""
-    label = summary.file_type or "file type not stated"
-    nominal = ""
-    if summary.nominal_bpw is not None and summary.kind == "model":
-        nominal = f"; its main type alone has {summary.nominal_bpw:g}"
-    return f"{label}, {summary.bpw:.3f} bits a weight{nominal}"
-
-
-def block_text(summary: Summary) -> str:
-    """Say how many blocks there are, and how wide."""
-    parts = [count_text(summary.n_layer)]
-    if summary.d_model is not None:
-        parts.append(f"width {count_text(summary.d_model)}")
-    if summary.d_ff is not None:
-        parts.append(f"feed-forward {count_text(summary.d_ff)}")
-    if summary.n_expert:
-        parts.append(f"{count_text(summary.n_expert)} experts")
-    return ", ".join(parts)
-
-
-def attention_text(summary: Summary) -> str:
-    """Say how many heads there are, how they share keys, and how far they look."""
-    heads, shared = summary.n_head, summary.n_head_kv
-    parts = [f"{count_text(heads)} heads of {count_text(summary.head_dim)}"]
-    if isinstance(heads, int) and isinstance(shared, int) and shared:
-        if shared == heads:
-            parts.append("each with keys of its own")
-        else:
-            parts.append(f"{shared} key/value heads (GQA, {heads / shared:g} share one)")
-    elif shared is not None:
-        parts.append(f"key/value heads {count_text(shared)}")
-    if summary.sliding_window:
-        parts.append(f"sliding window {count_text(summary.sliding_window)}")
-    return ", ".join(parts)
-
-
-def rope_text(rope: Rope) -> str:
-    """Say how positions are encoded."""
-    parts = ["base not stated" if rope.base is None else f"base {rope.base:,.10g}"]
-    if rope.n_dimensions is not None:
-        parts.append(f"{rope.n_dimensions} dimensions of a head")
-    if rope.scaling is None:
-        parts.append("no scaling")
-    else:
-        factor = "" if rope.factor is None else f" by {rope.factor:g}"
-        parts.append(f"scaling {rope.scaling}{factor}")
-    if rope.original_context is not None:
-        parts.append(f"trained for {rope.original_context:,} tokens")
-    return ", ".join(parts)
-
-
-def tokenizer_lines(tokenizer: TokenizerFacts) -> Iterator[tuple[str, str]]:
-    """Yield what the file says about its tokenizer."""
-    pre = "" if tokenizer.pre is None else f", pre-tokenizer {tokenizer.pre}"
-    yield "tokenizer", f"{tokenizer.model or 'unknown'}{pre}, {tokenizer.n_vocab:,} tokens"
-    special = [
-        f"{role} {number}" + ("" if text is None else f" {text!r}")
-        for role, (number, text) in tokenizer.special.items()
-    ]
-    if special:
-        yield "special", ", ".join(special)
-    template = tokenizer.chat_template
-    yield "template", "none" if template is None else f"Jinja, {len(template):,} characters"
-
-
-def adapter_text(adapter: AdapterFacts) -> str:
-    """Say what a LoRA file changes."""
-    ranks = ", ".join(str(rank) for rank in adapter.ranks)
-    alpha = "not stated" if adapter.alpha is None else f"{adapter.alpha:g}"
-    base = "" if adapter.base is None else f", trained on {adapter.base}"
-    return (
-        f"LoRA, rank {ranks}, alpha {alpha}, {adapter.n_pairs} tensors "
-        f"({', '.join(adapter.targets)}), {adapter.n_parameters:,} weights{base}"
-    )
-
-
-def count_text(value: int | tuple[int, ...] | None) -> str:
-    """Return a count, or the range of counts that differ from block to block."""
-    if value is None:
-        return "?"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{min(value):,} to {max(value):,}" if value else "none"
 
 
 def show_sections(file: ModelFile, sections: Sequence[Section], *, blocks: bool) -> None:
@@ -356,3 +236,59 @@ def preview_text(file: ModelFile, key: str) -> str:
         return f"{text[:PREVIEW_CHARACTERS]}, …" if more else text
     text = str(value).replace("\n", " ")
     return text if len(text) <= PREVIEW_CHARACTERS else f"{text[:PREVIEW_CHARACTERS]}…"
+
+
+def show_tensor(file: ModelFile, name: str, *, as_json: bool) -> None:
+    """Print the numbers of one tensor: extremes, spread, histogram."""
+    from llamune.anatomy import tensor_numbers
+
+    found = tensor_numbers(file, name)
+    if as_json:
+        _screen.data_json({"schema": JSON_SCHEMA, **tensor_report(found)})
+        return
+    tensor = found.tensor
+    shape = " x ".join(str(size) for size in tensor.shape)
+    lines = {
+        "tensor": tensor.name,
+        "shape": f"{shape} = {tensor.n_elements:,} weights",
+        "stored as": f"{tensor.type}, {tensor.type.bpw:g} bits a weight",
+        "bytes": f"{tensor.nbytes:,} at {tensor.offset:,}",
+        "first": ", ".join(f"{number:.6g}" for number in found.first),
+        "range": f"{found.minimum:.6g} to {found.maximum:.6g}",
+        "mean, std": f"{found.mean:.6g}, {found.std:.6g}",
+        "zeros": f"{found.n_zero:,} ({100 * found.n_zero / tensor.n_elements:.2f} %)",
+    }
+    if found.n_not_finite:
+        lines["not finite"] = f"{found.n_not_finite:,}"
+    for label, text in lines.items():
+        _screen.data(_screen.plain(f"{label:<10}  {text}"))
+    most = max(found.counts, default=0)
+    if most:
+        _screen.data("")
+    for place, count in enumerate(found.counts):
+        bar = "#" * -(-BAR_WIDTH * count // most)
+        _screen.data(f"{found.edges[place]:>12.5g}  {count:>12,}  {bar}".rstrip())
+
+
+def tensor_report(found: TensorNumbers) -> dict[str, Any]:
+    """Return a tensor's numbers as the JSON output has them; what is no number is null."""
+
+    def number(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    tensor = found.tensor
+    return {
+        "name": tensor.name,
+        "shape": list(tensor.shape),
+        "type": tensor.type.name,
+        "offset": tensor.offset,
+        "bytes": tensor.nbytes,
+        "first": [number(value) for value in found.first],
+        "minimum": number(found.minimum),
+        "maximum": number(found.maximum),
+        "mean": number(found.mean),
+        "std": number(found.std),
+        "zeros": found.n_zero,
+        "not_finite": found.n_not_finite,
+        "histogram": {"edges": list(found.edges), "counts": list(found.counts)},
+    }
