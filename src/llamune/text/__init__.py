@@ -1,8 +1,9 @@
 """Text exactly as it will be served: tokenizers and chat templates from the model file."""
 
+from llamune.text.choosing import template_of
 from llamune.text.errors import TemplateError, TextError
 from llamune.text.special import TokenKind
-from llamune.text.templates import ChatTemplate, prompt_ids, template_of
+from llamune.text.templates import ChatTemplate, prompt_ids
 from llamune.text.tokenizer import Tokenizer, tokenizer_of
 from llamune.text.vocabulary import Vocabulary
 

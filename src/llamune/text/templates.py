@@ -1,65 +1,61 @@
-"""The chat template that a served model really uses, and what it makes of messages."""
+"""A chat template: what turns messages into the text that a served model really gets."""
 
 from __future__ import annotations
 
+import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import jinja2
-
-from llamune.gguf import ModelFile
-from llamune.text.errors import TemplateError
-from llamune.text.sandbox import MAX_SOURCE, Sandbox, limits
 from llamune.text.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from llamune.store import Model
+__all__ = ["ChatTemplate", "prompt_ids"]
 
-__all__ = ["ChatTemplate", "prompt_ids", "template_of"]
-
-KEY = "tokenizer.chat_template"
-# what a template may raise besides Jinja's own errors: it is a program that somebody else wrote
-PROGRAM_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
+Message = Mapping[str, Any]
+THOUGHT = re.compile(r"\s*<think>.*?(</think>\s*|\Z)", re.DOTALL)
 
 
-class ChatTemplate:
-    """A Jinja chat template out of a model file.
+class ChatTemplate(ABC):
+    """What turns messages into text. The kinds differ in the language of the template.
 
     Args:
         text: the template.
-        where: the file and key, for messages.
-        bos: text of the BOS token, for the template's `bos_token`.
-        eos: text of the EOS token, for the template's `eos_token`.
+        where: the file, and the key or layer in it, for messages.
+        system: the system prompt that goes before messages that bring none.
+        opening: messages that go before every conversation.
+        hides_thoughts: whether earlier answers lose their `<think>` blocks.
+        notes: what a person should know about the choice of this template.
     """
 
-    source = "gguf"
+    source: str  # `gguf`, `ollama` or `named`
+    language: str  # `Jinja` or `Go`
 
-    def __init__(self, text: str, *, where: str, bos: str = "", eos: str = "") -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        where: str,
+        system: str | None = None,
+        opening: Sequence[Message] = (),
+        hides_thoughts: bool = False,
+        notes: Sequence[str] = (),
+    ) -> None:
         self.text = text
         self.where = where
-        self.bos = bos
-        self.eos = eos
-        self.compiled = compiled(text, where)
+        self.system = system
+        self.opening = tuple(opening)
+        self.hides_thoughts = hides_thoughts
+        self.notes = tuple(notes)
 
     def render(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Sequence[Message],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = False,
         **variables: Any,
     ) -> str:
-        """Return the text that the messages become.
+        """Return the text that the messages become, the layers of the store included.
 
         Args:
             messages: `role`, `content` and what else the template reads.
@@ -70,78 +66,50 @@ class ChatTemplate:
         Raises:
             TemplateError: the template refuses the messages, is broken, or reached a limit.
         """
-        values: dict[str, Any] = {
-            "messages": [dict(message) for message in messages],
-            "tools": [dict(tool) for tool in tools] if tools else None,
-            "add_generation_prompt": add_generation_prompt,
-            "bos_token": self.bos,
-            "eos_token": self.eos,
-            **variables,
-        }
-        try:
-            with limits():
-                return self.compiled.render(values)
-        except jinja2.TemplateError as error:
-            raise self.failed(error.message or type(error).__name__) from error
-        except PROGRAM_ERRORS as error:
-            raise self.failed(f"{type(error).__name__}: {error}") from error
+        return self.render_prepared(
+            self.prepared(messages),
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            variables=variables,
+        )
 
-    def failed(self, reason: str) -> TemplateError:
-        """Return the error about a rendering that did not work."""
-        return TemplateError(f"{self.where}: the chat template failed: {reason}")
+    @abstractmethod
+    def render_prepared(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None,
+        add_generation_prompt: bool,
+        variables: Mapping[str, Any],
+    ) -> str:
+        """Return the text of messages to which nothing is added any more."""
 
+    def prepared(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        """Return the messages with what the runtime puts before them.
 
-@cache
-def sandbox() -> Sandbox:
-    """Return the one environment in which all templates run."""
-    return Sandbox()
-
-
-def compiled(text: str, where: str) -> jinja2.Template:
-    """Return a compiled template.
-
-    Raises:
-        TemplateError: it is not Jinja, or far too long.
-    """
-    if len(text) > MAX_SOURCE:
-        raise TemplateError(f"{where}: the chat template has {len(text):,} characters")
-    try:
-        return sandbox().from_string(text)
-    except jinja2.TemplateSyntaxError as error:
-        problem = f"line {error.lineno}: {error.message}"
-        raise TemplateError(f"{where}: the chat template is not valid Jinja: {problem}") from error
-    except PROGRAM_ERRORS as error:
-        raise TemplateError(
-            f"{where}: the chat template cannot be compiled: {type(error).__name__}: {error}"
-        ) from error
+        Source: Ollama, `ChatHandler` and `filterThinkTags` (server/routes.go).
+        """
+        found = [dict(message) for message in (*self.opening, *messages)]
+        if self.system and messages and messages[0].get("role") != "system":
+            found.insert(0, {"role": "system", "content": self.system})
+        if self.hides_thoughts:
+            users = [place for place, one in enumerate(found) if one.get("role") == "user"]
+            for message in found[: users[-1] if users else 0]:
+                if message.get("role") == "assistant" and isinstance(message.get("content"), str):
+                    message["content"] = without_thought(message["content"])
+        return found
 
 
-def template_of(model: Model, file: ModelFile, tokenizer: Tokenizer) -> ChatTemplate:
-    """Return the chat template of a model.
-
-    Args:
-        model: where it was found, with the layers of its store.
-        file: the opened model file.
-        tokenizer: its tokenizer.
-
-    Raises:
-        TemplateError: there is none, or it is broken.
-    """
-    _ = model
-    if KEY not in file.metadata:
-        raise TemplateError(f"{file.path}: no chat template ({KEY})")
-    return ChatTemplate(
-        file.metadata.text(KEY),
-        where=f"{file.path}: {KEY}",
-        bos="" if tokenizer.bos_id is None else tokenizer.piece(tokenizer.bos_id),
-        eos="" if tokenizer.eos_id is None else tokenizer.piece(tokenizer.eos_id),
-    )
+def without_thought(content: str) -> str:
+    """Return an answer without the `<think>` block at its start."""
+    found = THOUGHT.match(content)
+    return content[found.end() :] if found else content
 
 
 def prompt_ids(
     template: ChatTemplate,
     tokenizer: Tokenizer,
-    messages: Sequence[Mapping[str, Any]],
+    messages: Sequence[Message],
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
     add_generation_prompt: bool = False,
