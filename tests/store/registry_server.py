@@ -58,12 +58,14 @@ class CuttingProxy:
         down_limits, up_limits: bytes after which each next connection is cut, on the way from
             and to the registry; used up in order, then nothing is cut any more.
         n_cuts: how many connections it cut.
+        seconds_a_piece: how long it waits after each piece of 16 KiB.
     """
 
     def __init__(self, target: int) -> None:
         self.down_limits: list[int] = []
         self.up_limits: list[int] = []
         self.n_cuts = 0
+        self.seconds_a_piece = 0.0
         self.guard = threading.Lock()
         proxy = self
 
@@ -99,6 +101,7 @@ class CuttingProxy:
         with suppress(OSError):
             while data := source.recv(16 << 10):
                 target.sendall(data if left is None else data[:left])
+                time.sleep(self.seconds_a_piece)
                 if left is not None:
                     left -= len(data)
                     if left <= 0:

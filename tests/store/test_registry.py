@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import signal
 import threading
+import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ import pytest
 from llamune.store import (
     DamagedError,
     ExistsError,
+    Layer,
     ModelName,
     NewLayer,
     RegistryError,
@@ -289,3 +294,29 @@ def test_the_manifest_in_the_registry_is_what_we_wrote(
     stored = json.loads(blob_in_registry(registry_folder, digest).read_bytes())
     assert stored["layers"][0]["mediaType"] == f"{IMAGE}model"
     assert stored["annotations"] == {"llamune.run": "mine#1"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked child")
+def test_a_pull_that_was_killed_goes_on_with_what_had_arrived(
+    target: ModelName, proxy: CuttingProxy
+) -> None:
+    local()
+    push(resolve("mine"), target)
+    empty_library()
+    name = through(proxy, target)
+    proxy.seconds_a_piece = 0.01
+    child = os.fork()
+    if child == 0:
+        pull(plan_pull(name))
+        os._exit(0)
+    part = pulling.partial_path(library(), Layer("", f"sha256:{sha256(BIG).hexdigest()}", len(BIG)))
+    while not part.exists() or part.stat().st_size < 500_000:
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert library().names() == []
+    proxy.seconds_a_piece = 0.0
+    plan = plan_pull(name)
+    assert plan.bytes_to_fetch < plan.manifest.size - 400_000
+    assert pull(plan).path.read_bytes() == BIG
+    assert verify_models([(library(), name)]) == []

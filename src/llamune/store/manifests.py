@@ -149,18 +149,25 @@ class Manifest:
 
 
 def encode_json(value: Any) -> bytes:
-    """Return compact JSON with a line end, as stores write it."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    """Return compact JSON with a line end, as stores write it.
+
+    Raises:
+        ValueError: it holds half a character, or a number that JSON does not have.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode() + b"\n"
 
 
 def parse_json(data: bytes, *, where: str) -> dict[str, Any]:
     """Read a JSON object from outside.
 
     Raises:
-        DamagedError: it is not UTF-8, not JSON, nested too deep, or not an object.
+        DamagedError: it is not UTF-8, not JSON, nested too deep, not an object, or holds what
+            could not be written again (half a character, a number beyond all bounds).
     """
     try:
         value = json.loads(data.decode("utf-8"))
+        encode_json(value)
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{where}: not readable as JSON ({error})") from error
     if not isinstance(value, dict):

@@ -146,6 +146,8 @@ class Store:
         except FileNotFoundError as error:
             lost = f"the file it refers to is gone: {path.readlink()}" if path.is_symlink() else ""
             raise DamagedError(f"{path}: {lost or 'blob missing'}") from error
+        except OSError as error:
+            raise DamagedError(f"{path}: {error.strerror}") from error
         if not stat.S_ISREG(status.st_mode):
             raise DamagedError(f"{path}: not a regular file")
         if status.st_size != layer.size:
@@ -321,10 +323,16 @@ def manifest_files(folder: Path) -> list[Path]:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a regular file, or a link to one, lies at `path`; long names are no files."""
+    """Whether a regular file, or a link to one, lies at `path`.
+
+    Raises:
+        PermissionError: nobody but others may know.
+    """
     try:
         return stat.S_ISREG(path.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except PermissionError:
+        raise
+    except (OSError, ValueError):  # nothing there, a link to itself, a name too long
         return False
 
 
