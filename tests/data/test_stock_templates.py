@@ -12,7 +12,7 @@ import pytest
 
 from llamune.data import Message, Record, Source, render
 from llamune.errors import LlamuneError
-from llamune.text import ChatTemplate
+from llamune.text import JinjaTemplate
 from tests.data.fakes import ByteTokens
 from tests.text.published import models
 
@@ -95,7 +95,7 @@ TOOLS = Record(
 def runs(name: str, record: Record) -> list[str]:
     """Return the trained runs of a record; skip what the template itself refuses."""
     text = (models() / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
-    template = ChatTemplate(text, where=name, eos=FAMILIES.get(name, "</s>"))
+    template = JinjaTemplate(text, where=name, eos=FAMILIES.get(name, "</s>"))
     tokens = TemplateTokens(text)
     try:
         ready = render(record, template, tokens)
@@ -141,7 +141,7 @@ def test_no_published_template_trains_on_a_question() -> None:
     for path in every_template():
         text = path.read_text(encoding="utf-8")
         tokens = TemplateTokens(text)
-        template = ChatTemplate(text, where=path.name, eos="</s>")
+        template = JinjaTemplate(text, where=path.name, eos="</s>")
         for record in (chat(system=False), TOOLS):
             try:
                 ready = render(record, template, tokens)

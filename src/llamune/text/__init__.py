@@ -2,6 +2,8 @@
 
 from llamune.text.choosing import template_of
 from llamune.text.errors import TemplateError, TextError
+from llamune.text.golang import GoTemplate
+from llamune.text.jinja import JinjaTemplate
 from llamune.text.special import TokenKind
 from llamune.text.templates import ChatTemplate, prompt_ids
 from llamune.text.tokenizer import Tokenizer, tokenizer_of
@@ -9,6 +11,8 @@ from llamune.text.vocabulary import Vocabulary
 
 __all__ = [
     "ChatTemplate",
+    "GoTemplate",
+    "JinjaTemplate",
     "TemplateError",
     "TextError",
     "TokenKind",
