@@ -31,7 +31,7 @@ from llamune.data.records import Problem, Record, Source
 from llamune.data.rendering import Tokens
 from llamune.data.report import PURPOSES, Lengths, Report, by_severity
 from llamune.data.signatures import Signatures, common_lines
-from llamune.data.similar import BATCH_RECORDS, SAMPLE_RECORDS, Likeness, Pair
+from llamune.data.similar import BATCH_RECORDS, SAMPLE_RECORDS, Likeness, Pairs
 from llamune.data.wording import cut_answers, empty_answers, refusals
 from llamune.errors import LlamuneError
 
@@ -286,31 +286,32 @@ def compared_findings(
     likeness: Likeness, tally: Tally, reader: Reader, held_out: Sequence[Path | DataFile]
 ) -> list[Finding]:
     """Return what the comparison of all records with each other found."""
-    found: Mapping[str, list[Pair]] = {
+    found: Mapping[str, Pairs] = {
         "duplicate": likeness.duplicates(),
         "near_duplicate": likeness.near_duplicates(),
         "contradiction": likeness.contradictions(),
-        "overlap": likeness.overlaps() if held_out else [],
+        **({"overlap": likeness.overlaps()} if held_out else {}),
     }
     findings = []
+    flawed = np.frombuffer(tally.flawed, dtype=np.uint8)
     for kind, pairs in found.items():
-        for pair in pairs:
-            tally.flawed[pair.later - likeness.n_held_out] = 1
-        if pairs:
-            examples = tuple(pair_example(kind, pair, likeness) for pair in pairs[:N_EXAMPLES])
+        if len(pairs):
+            flawed[pairs.later - likeness.n_held_out] = 1
+            n_shown = min(N_EXAMPLES, len(pairs))
+            examples = tuple(pair_example(kind, pairs, at, likeness) for at in range(n_shown))
             fix = fix_for([kind], reader, held_out)
             findings.append(Finding(kind=kind, count=len(pairs), examples=examples, fix=fix))
     return findings
 
 
-def pair_example(kind: str, pair: Pair, likeness: Likeness) -> Example:
+def pair_example(kind: str, pairs: Pairs, at: int, likeness: Likeness) -> Example:
     """Return the example that a pair of records gives."""
-    earlier = likeness.signatures.source(pair.earlier)
+    earlier = likeness.signatures.source(int(pairs.earlier[at]))
     said = {
         "duplicate": f"the same as {earlier}",
         "contradiction": f"the question of {earlier}, another answer",
-    }.get(kind, f"like {earlier} ({pair.likeness:.0%})")
-    return Example(source=likeness.signatures.source(pair.later), detail=said)
+    }.get(kind, f"like {earlier} ({pairs.likeness[at]:.0%})")
+    return Example(source=likeness.signatures.source(int(pairs.later[at])), detail=said)
 
 
 def fix_for(kinds: Iterable[str], reader: Reader, held_out: Sequence[Path | DataFile]) -> str:

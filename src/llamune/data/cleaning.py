@@ -8,8 +8,11 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from llamune.data.characters import repair_unicode, without_control_characters, without_html
 from llamune.data.checking import Inspector, batches
@@ -108,9 +111,12 @@ def clean(
             raise DataError(f"cannot fix {name!r}", hint=f"one of: {known}")
     files = list(paths)
     job = Job(drop=tuple(drop), fix=tuple(fix), inspector=inspector or Inspector(), format_=format_)
-    if set(drop) & set(COMPARED):
-        job.compare(files, held_out)
-    with new_file(log or out.with_name(f"{out.name}.log.jsonl"), replace=replace_out) as lines:
+    with (
+        tempfile.TemporaryDirectory(prefix="llamune-") as scratch,
+        new_file(log or out.with_name(f"{out.name}.log.jsonl"), replace=replace_out) as lines,
+    ):
+        if set(drop) & set(COMPARED):
+            job.compare(files, held_out, Path(scratch))
         job.log = lambda entry: lines.write(
             json.dumps(entry, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
         )
@@ -127,7 +133,7 @@ class Job:
         fix: fixes, in order.
         inspector: finds the flaws of single records.
         format_: the format to write; None keeps each record's own.
-        compared: for each record, by its place among the readable ones, why it is dropped.
+        compared: says why a record, by its place among the readable ones, is dropped.
         log: takes an entry of the log.
         result: what became of the records so far.
     """
@@ -136,34 +142,53 @@ class Job:
     fix: tuple[str, ...]
     inspector: Inspector
     format_: str | None
-    compared: dict[int, tuple[str, str]] = field(default_factory=dict)
+    compared: Callable[[int], tuple[str, str] | None] = field(default=lambda _: None)
     log: Callable[[Mapping[str, Any]], object] = field(default=lambda _: None)
     result: Cleaned = field(default_factory=Cleaned)
 
     def compare(
-        self, files: Sequence[Path | DataFile], held_out: Sequence[Path | DataFile]
+        self,
+        files: Sequence[Path | DataFile],
+        held_out: Sequence[Path | DataFile],
+        scratch: Path,
     ) -> None:
-        """Find which records are to be dropped for what they are like."""
-        head = [r for _, r in zip(range(SAMPLE_RECORDS), self.mended(files), strict=False)]
-        with tempfile.TemporaryDirectory(prefix="llamune-") as scratch:
-            signatures = Signatures(Path(scratch), common_lines(head))
-            for batch in batches(iter(kept for kept in readings(held_out))):
-                signatures.add(batch)
-            n_held_out = signatures.count
-            for batch in batches(self.mended(files)):
-                signatures.add(batch)
-            signatures.close()
-            likeness = Likeness(signatures, n_held_out=n_held_out)
-            found = {
-                "overlap": likeness.overlaps,
-                "duplicate": likeness.duplicates,
-                "near_duplicate": likeness.near_duplicates,
-                "contradiction": likeness.contradictions,
-            }
-            for kind, pairs in found.items():
-                for pair in pairs() if kind in self.drop else ():
-                    said = f"{kind} of {signatures.source(pair.earlier)}"
-                    self.compared.setdefault(pair.later - n_held_out, (kind, said))
+        """Find which records are to be dropped for what they are like.
+
+        Args:
+            files: the files to clean.
+            held_out: files that `overlap` compares with.
+            scratch: folder for signatures, kept as long as the job.
+        """
+        sample = list(islice(self.mended(files), SAMPLE_RECORDS))
+        signatures = Signatures(scratch, common_lines(sample))
+        for batch in batches(readings(held_out)):
+            signatures.add(batch)
+        n_held_out = signatures.count
+        for batch in batches(self.mended(files)):
+            signatures.add(batch)
+        signatures.close()
+        likeness = Likeness(signatures, n_held_out=n_held_out)
+        found = {
+            "overlap": likeness.overlaps,
+            "duplicate": likeness.duplicates,
+            "near_duplicate": likeness.near_duplicates,
+            "contradiction": likeness.contradictions,
+        }
+        kinds = [kind for kind in found if kind in self.drop]
+        kind_of = np.full(signatures.count, len(kinds), dtype=np.uint8)
+        earlier_of = np.zeros(signatures.count, dtype=np.int64)
+        for number, kind in reversed(list(enumerate(kinds))):
+            pairs = found[kind]()
+            kind_of[pairs.later], earlier_of[pairs.later] = number, pairs.earlier
+
+        def reason(place: int) -> tuple[str, str] | None:
+            number = int(kind_of[place + n_held_out])
+            if number == len(kinds):
+                return None
+            earlier = signatures.source(int(earlier_of[place + n_held_out]))
+            return kinds[number], f"{kinds[number]} of {earlier}"
+
+        self.compared = reason
 
     def mended(self, files: Sequence[Path | DataFile]) -> Iterator[Record]:
         """Yield the readable records with their fixes."""
@@ -183,7 +208,7 @@ class Job:
                 continue
             place += 1
             record, fixes = self.fixed(item)
-            reason = self.compared.get(place) or self.flaw_of(record)
+            reason = self.compared(place) or self.flaw_of(record)
             if reason:
                 self.result.dropped[reason[0]] += 1
                 self.write_log(record, "dropped", reason[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, lru_cache
 
 import regex
 
@@ -19,7 +19,7 @@ PROSE_SHARE = 0.85
 """Letters and blanks among all characters: with fewer it is code or a table, in no language."""
 
 SHORTEST_HAN = 20
-SAMPLE_CHARACTERS = 600
+SAMPLE_CHARACTERS = 240
 KANA = regex.compile(r"[\p{Hiragana}\p{Katakana}]")
 HAN = regex.compile(r"\p{Han}")
 HANGUL = regex.compile(r"\p{Hangul}")
@@ -41,6 +41,7 @@ def identifier() -> Callable[[str], tuple[str, float]]:
     return classify
 
 
+@lru_cache(maxsize=16)  # a record's answer is asked about more than once
 def language_of(text: str) -> str:
     """Return the ISO 639-1 code of a text's language; empty where it is too short to tell.
 

@@ -23,6 +23,7 @@ RESERVED = re.compile(
     r"@(?:[\w-]+\.)*(?:example|test|invalid|localhost)(?:\.|$)|@example\b", re.IGNORECASE
 )
 
+POSSIBLE = re.compile(r"[\d@_]|-----")
 EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}\b")
 DIGITS = r"(?<![\w.+-]){}(?![\w-]|\.\d)"
 PHONES = tuple(
@@ -66,7 +67,7 @@ def personal_spans(text: str) -> list[tuple[str, int, int]]:
 
     Of two that overlap, the one that starts first and is longest stays.
     """
-    if not any(character.isdigit() or character in "@-_" for character in text):
+    if not POSSIBLE.search(text):
         return []
     plain = plain_width(text)
     found = [

@@ -1,7 +1,8 @@
 """What is kept of each record to tell which are alike: hashes on disk, not the records.
 
-For a record these bytes go to scratch files: 16 of its whole, 8 each of its question and its
-answer, 8 for each of `N_BANDS` bands of its MinHash signature, its place in the files, and its
+For a record these bytes go to scratch files: 8 each of its whole, its question and its answer
+(among ten million records the chance that any two different ones share a hash is 3 in a
+million), 8 for each of `N_BANDS` bands of its MinHash signature, its place in the files, and its
 text for the exact comparison. Reading them back takes one column at a time.
 
 Source: MinHash with banding, Broder 1997 and Leskovec, Rajaraman, Ullman, "Mining of Massive
@@ -117,9 +118,9 @@ class Signatures:
         for place, column in enumerate(bands(np.concatenate(hashes), offsets).T):
             self.files[f"band{place}"].write(np.ascontiguousarray(column).tobytes())
         for record, text in zip(records, texts, strict=True):
-            self.files["whole"].write(digest(normalized(record.whole), 16))
-            self.files["question"].write(digest(normalized(record.question), 8))
-            self.files["answer"].write(digest(normalized(record.answer), 8))
+            self.files["whole"].write(digest(normalized(record.whole)))
+            self.files["question"].write(digest(normalized(record.question)))
+            self.files["answer"].write(digest(normalized(record.answer)))
             self.files["source"].write(self.place_of(record.source).tobytes())
             self.end += self.files["texts"].write(text.encode("utf-8", "surrogatepass"))
             self.files["ends"].write(np.uint64(self.end).tobytes())
@@ -139,10 +140,6 @@ class Signatures:
     def column(self, name: str) -> Hashes:
         """Return one column of hashes, in the order of the records."""
         return np.fromfile(self.folder / name, dtype=np.uint64)
-
-    def wholes(self) -> npt.NDArray[np.void]:
-        """Return the 16-byte hashes of the records, in order."""
-        return np.fromfile(self.folder / "whole", dtype="V16")
 
     def source(self, place: int) -> Source:
         """Return where a record stands."""
@@ -165,9 +162,9 @@ class Signatures:
         return raw.decode("utf-8", "surrogatepass")
 
 
-def digest(text: str, n_bytes: int) -> bytes:
-    """Return a hash of a text."""
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=n_bytes).digest()
+def digest(text: str) -> bytes:
+    """Return a hash of a text, 8 bytes."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def bands(hashes: Hashes, offsets: Hashes) -> Hashes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,31 +16,51 @@ import numpy.typing as npt
 from llamune.data.records import Record
 from llamune.data.signatures import N_BANDS, Signatures, common_lines, digest, jaccard
 
-__all__ = ["NEAR", "Likeness", "groups_of"]
+__all__ = ["BATCH_RECORDS", "NEAR", "SAMPLE_RECORDS", "Likeness", "Pairs", "groups_of"]
 
 NEAR = 0.8
 """Jaccard similarity of 5-character runs from which two records count as nearly the same."""
 
 SAMPLE_RECORDS = 2000
 BATCH_RECORDS = 512
-PAIRS_AT_A_TIME = 1 << 20
+NO_QUESTION = np.uint64(int.from_bytes(digest(""), sys.byteorder))
+"""The hash of no question: plain text asks none."""
 
 Places = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """A record and an earlier one that it is like.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pairs:
+    """Records and, for each, an earlier one that it is like; by the place of the later.
 
     Attributes:
-        later: place of the record.
-        earlier: place of the one before it.
-        likeness: Jaccard similarity; 1 for the same.
+        later: places of the records.
+        earlier: places of those before them.
+        likeness: Jaccard similarity, 1 for the same; shape as the places.
     """
 
-    later: int
-    earlier: int
-    likeness: float
+    later: Places
+    earlier: Places
+    likeness: npt.NDArray[np.float32]
+
+    @classmethod
+    def same(cls, later: Places, earlier: Places) -> Pairs:
+        """Return pairs of records that are the same."""
+        return cls(later=later, earlier=earlier, likeness=np.ones(len(later), dtype=np.float32))
+
+    def __len__(self) -> int:
+        return len(self.later)
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> Pairs:
+        """Return some of the pairs."""
+        return Pairs(
+            later=self.later[chosen], earlier=self.earlier[chosen], likeness=self.likeness[chosen]
+        )
+
+    def one_each(self) -> Pairs:
+        """Return the first pair of each later record, in order."""
+        later, first = np.unique(self.later, return_index=True)
+        return Pairs(later=later, earlier=self.earlier[first], likeness=self.likeness[first])
 
 
 class Likeness:
@@ -60,101 +81,82 @@ class Likeness:
     @cached_property
     def first_same(self) -> Places:
         """For each record the place of the first with the same words; its own if it is first."""
-        return firsts(self.signatures.wholes())
+        return firsts(self.signatures.column("whole"))
 
     @cached_property
-    def near_pairs(self) -> list[Pair]:
+    def near_pairs(self) -> Pairs:
         """Pairs of different records at `NEAR` or above, each record with an earlier one."""
-        return sorted(self.compared(), key=lambda pair: (pair.later, pair.earlier))
-
-    @cached_property
-    def groups(self) -> Places:
-        """For each record the place of the first record that it is like, directly or in a chain."""
-        parent = self.first_same.copy()
-
-        def root(place: int) -> int:
-            while parent[place] != place:
-                parent[place] = parent[parent[place]]
-                place = int(parent[place])
-            return place
-
-        for pair in self.near_pairs:
-            left, right = root(pair.later), root(pair.earlier)
-            parent[max(left, right)] = min(left, right)
-        return np.array([root(place) for place in range(len(parent))], dtype=np.int64)
-
-    def duplicates(self) -> list[Pair]:
-        """Return the training records that repeat an earlier training record word for word."""
-        firsts_here = firsts(self.signatures.wholes()[self.n_held_out :]) + self.n_held_out
-        later = np.flatnonzero(firsts_here != np.arange(len(firsts_here)) + self.n_held_out)
-        return [
-            Pair(later=int(at) + self.n_held_out, earlier=int(firsts_here[at]), likeness=1.0)
-            for at in later
-        ]
-
-    def near_duplicates(self) -> list[Pair]:
-        """Return the training records that nearly repeat an earlier training record."""
-        return one_each(pair for pair in self.near_pairs if pair.earlier >= self.n_held_out)
-
-    def overlaps(self) -> list[Pair]:
-        """Return the training records that repeat a held-out one, exactly or nearly."""
-        same = self.first_same
-        exact = [
-            Pair(later=int(at), earlier=int(same[at]), likeness=1.0)
-            for at in np.flatnonzero(same < self.n_held_out)
-            if at >= self.n_held_out
-        ]
-        near = [pair for pair in self.near_pairs if pair.earlier < self.n_held_out <= pair.later]
-        known = {pair.later for pair in exact}
-        questions = [pair for pair in self.same_questions() if pair.later not in known]
-        return one_each(iter(exact + questions + near))
-
-    def same_questions(self) -> list[Pair]:
-        """Return training records that ask a held-out question, whatever they answer."""
-        if not self.n_held_out:
-            return []
-        question = self.signatures.column("question")
-        first = firsts(question)
-        blank = blank_question()
-        return [
-            Pair(later=int(at), earlier=int(first[at]), likeness=1.0)
-            for at in np.flatnonzero(first < self.n_held_out)
-            if at >= self.n_held_out and question[at] != blank
-        ]
-
-    def contradictions(self) -> list[Pair]:
-        """Return the training records that answer an earlier question otherwise."""
-        question = self.signatures.column("question")[self.n_held_out :]
-        answer = self.signatures.column("answer")[self.n_held_out :]
-        first = firsts(question)
-        other = (answer != answer[first]) & (question != blank_question())
-        return [
-            Pair(
-                later=int(at) + self.n_held_out,
-                earlier=int(first[at]) + self.n_held_out,
-                likeness=1.0,
-            )
-            for at in np.flatnonzero(other)
-        ]
-
-    def compared(self) -> Iterator[Pair]:
-        """Compare the texts of records that share a band; yield those at `NEAR` or above."""
         ends = self.signatures.column("ends")
 
         @lru_cache(maxsize=4096)
         def text(place: int) -> str:
             return self.signatures.text(place, ends)
 
-        for first, second in self.candidates():
-            likeness = jaccard(text(int(first)), text(int(second)))
-            if likeness >= NEAR:
-                yield Pair(later=int(second), earlier=int(first), likeness=likeness)
+        candidates = self.candidates()
+        likeness = array("f", (jaccard(text(int(a)), text(int(b))) for a, b in candidates))
+        compared = Pairs(
+            later=candidates[:, 1],
+            earlier=candidates[:, 0],
+            likeness=np.asarray(likeness, dtype=np.float32),
+        )
+        return compared.where(compared.likeness >= np.float32(NEAR))
+
+    def duplicates(self) -> Pairs:
+        """Return the training records that repeat an earlier training record word for word."""
+        first = firsts(self.signatures.column("whole")[self.n_held_out :])
+        later = np.flatnonzero(first != np.arange(len(first)))
+        return Pairs.same(later + self.n_held_out, first[later] + self.n_held_out)
+
+    def near_duplicates(self) -> Pairs:
+        """Return the training records that nearly repeat an earlier training record."""
+        pairs = self.near_pairs
+        return pairs.where(pairs.earlier >= self.n_held_out).one_each()
+
+    def overlaps(self) -> Pairs:
+        """Return the training records that repeat a held-out one, its question, or nearly it."""
+        pairs = self.near_pairs
+        crossing = (pairs.earlier < self.n_held_out) & (pairs.later >= self.n_held_out)
+        found = [
+            self.of_held_out(self.first_same),
+            self.of_held_out(firsts(self.signatures.column("question")), asked=True),
+            pairs.where(crossing),
+        ]
+        return Pairs(
+            later=np.concatenate([part.later for part in found]),
+            earlier=np.concatenate([part.earlier for part in found]),
+            likeness=np.concatenate([part.likeness for part in found]),
+        ).one_each()
+
+    def of_held_out(self, first: Places, *, asked: bool = False) -> Pairs:
+        """Return the training records whose first like is held out.
+
+        Args:
+            first: for each record the place of the first that is like it.
+            asked: whether records that ask nothing are left out.
+        """
+        chosen = first < self.n_held_out
+        chosen[: self.n_held_out] = False
+        if asked:
+            chosen &= self.signatures.column("question") != NO_QUESTION
+        later = np.flatnonzero(chosen)
+        return Pairs.same(later, first[later])
+
+    def contradictions(self) -> Pairs:
+        """Return the training records that answer an earlier question otherwise."""
+        question = self.signatures.column("question")[self.n_held_out :]
+        answer = self.signatures.column("answer")[self.n_held_out :]
+        first = firsts(question)
+        later = np.flatnonzero((answer != answer[first]) & (question != NO_QUESTION))
+        return Pairs.same(later + self.n_held_out, first[later] + self.n_held_out)
 
     def candidates(self) -> Places:
         """Return pairs of places that share a band, the earlier first, in order.
 
         Within a band each record is paired with the one before it and with the band's first;
         of records with the same words only the first takes part.
+
+        Returns:
+            Shape (pairs, 2), ordered by the later place.
         """
         alone = np.flatnonzero(self.first_same == np.arange(len(self.first_same)))
         pairs = np.empty((0, 2), dtype=np.int64)
@@ -172,15 +174,7 @@ class Likeness:
                 ]
             )
             pairs = np.unique(np.concatenate([pairs, np.sort(alone[found], axis=1)]), axis=0)
-        return pairs
-
-
-def one_each(pairs: Iterator[Pair]) -> list[Pair]:
-    """Return the first pair of each later record, in order."""
-    kept: dict[int, Pair] = {}
-    for pair in pairs:
-        kept.setdefault(pair.later, pair)
-    return [kept[place] for place in sorted(kept)]
+        return pairs[np.argsort(pairs[:, 1], kind="stable")]
 
 
 def firsts(values: npt.NDArray[np.generic]) -> Places:
@@ -190,11 +184,6 @@ def firsts(values: npt.NDArray[np.generic]) -> Places:
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
     places: Places = first[inverse].astype(np.int64)
     return places
-
-
-def blank_question() -> np.uint64:
-    """Return the hash of no question: plain text asks none."""
-    return np.uint64(int.from_bytes(digest("", 8), sys.byteorder))
 
 
 def groups_of(records: Sequence[Record]) -> list[int]:
@@ -207,14 +196,26 @@ def groups_of(records: Sequence[Record]) -> list[int]:
         for start in range(0, len(records), BATCH_RECORDS):
             signatures.add(records[start : start + BATCH_RECORDS])
         signatures.close()
-        groups = Likeness(signatures).groups
+        likeness = Likeness(signatures)
         question = signatures.column("question")
-        question_first = firsts(question)
-        blank = blank_question()
-        merged = groups.copy()
-        for place in np.flatnonzero(question_first != np.arange(len(question))):
-            if question[place] == blank:
-                continue
-            old, new = merged[place], merged[question_first[place]]
-            merged[merged == max(old, new)] = min(old, new)
-        return [int(group) for group in merged]
+        asked = np.where(question != NO_QUESTION, firsts(question), np.arange(len(question)))
+        links = [*zip(likeness.near_pairs.later, likeness.near_pairs.earlier, strict=True)]
+        links += [(place, int(first)) for place, first in enumerate(asked)]
+        links += [(place, int(first)) for place, first in enumerate(likeness.first_same)]
+    return joined_groups(len(records), links)
+
+
+def joined_groups(n_records: int, links: Iterable[tuple[int, int]]) -> list[int]:
+    """Return for each record the first one that links lead to, directly or in a chain."""
+    parent = list(range(n_records))
+
+    def root(place: int) -> int:
+        while parent[place] != place:
+            parent[place] = parent[parent[place]]
+            place = parent[place]
+        return place
+
+    for one, other in links:
+        left, right = root(int(one)), root(int(other))
+        parent[max(left, right)] = min(left, right)
+    return [root(place) for place in range(n_records)]
