@@ -17,6 +17,7 @@ PUBLIC: dict[str, str] = {
     "Run": "llamune.runs",
     "UnsupportedError": "llamune.errors",
     "load": "llamune.nn",
+    "merge": "llamune.jobs",
     "resume": "llamune.jobs",
     "tune": "llamune.jobs",
 }

@@ -1,15 +1,20 @@
 """A person's whole job, rooms in order. The Python API is this."""
 
+from llamune.jobs.adapter_files import export_adapter, import_adapter
 from llamune.jobs.events import JobEvent, OnJobEvent, Settled, Stage
 from llamune.jobs.formats import bytes_text, range_text, seconds_text
 from llamune.jobs.guard import awake, supervise
+from llamune.jobs.merging import Candidate, HeldOutLosses, MergeReport, merge
 from llamune.jobs.preparing import Opened, Prepared, opened, prepare_training
 from llamune.jobs.recipes import recipe_for
 from llamune.jobs.report import report_again, report_of
 from llamune.jobs.tuning import check_verdict, resume, stopped_hint, summary, tune
 
 __all__ = [
+    "Candidate",
+    "HeldOutLosses",
     "JobEvent",
+    "MergeReport",
     "OnJobEvent",
     "Opened",
     "Prepared",
@@ -18,6 +23,9 @@ __all__ = [
     "awake",
     "bytes_text",
     "check_verdict",
+    "export_adapter",
+    "import_adapter",
+    "merge",
     "opened",
     "prepare_training",
     "range_text",
