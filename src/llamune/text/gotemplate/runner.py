@@ -122,11 +122,10 @@ class State:
         """Run a `range` over a list, a map in the order of its keys, or a number."""
         mark = len(self.variables)
         found = self.pipe(Pipe(node.pipe.calls, line=node.pipe.line), dot)
-        pairs = list(elements(found, node.pipe.line))
         names = node.pipe.variables
-        if not pairs and node.other is not None:
-            self.run(node.other, dot)
-        for key, value in pairs:
+        empty = True
+        for key, value in elements(found, node.pipe.line):
+            empty = False
             turn = len(self.variables)
             for name, one in zip(
                 names, (value,) if len(names) == 1 else (key, value), strict=False
@@ -140,6 +139,8 @@ class State:
                 break
             finally:
                 del self.variables[turn:]
+        if empty and node.other is not None:
+            self.run(node.other, dot)
         del self.variables[mark:]
 
     def include(self, node: Include, dot: Any) -> None:
@@ -260,5 +261,5 @@ def elements(value: Any, line: int) -> Iterable[tuple[Any, Any]]:
     if isinstance(value, dict):
         return ((key, value[key]) for key in sorted(value))
     if isinstance(value, int) and not isinstance(value, bool):
-        return ((number, number) for number in range(min(value, MAX_OUTPUT)))
+        return ((number, number) for number in range(value))
     raise TemplateError(f"line {line}: range can't iterate over {go_text(value)}")
