@@ -12,6 +12,7 @@ from llamune.engine.logits import AdapterFile, NativeModel, prompt_logits
 from llamune.engine.opening import adapters_named, open_engine
 from llamune.engine.options import Answer, Embeddings, GenerateOptions, Piece, TokenLogProbability
 from llamune.engine.persona import Persona, adapters_of, persona_of
+from llamune.engine.remote import OllamaEngine, OpenAiEngine, open_remote
 from llamune.engine.server import LoadedAdapter
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "LoadedAdapter",
     "NativeMismatchError",
     "NativeModel",
+    "OllamaEngine",
+    "OpenAiEngine",
     "Persona",
     "Piece",
     "TokenLogProbability",
@@ -32,6 +35,7 @@ __all__ = [
     "adapters_of",
     "collect",
     "open_engine",
+    "open_remote",
     "persona_of",
     "prompt_logits",
     "token_log_probabilities",
