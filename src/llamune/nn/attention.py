@@ -86,8 +86,8 @@ def attend_backward(  # noqa: PLR0917  operators have no keyword arguments here
     parts = Parts.of(query, key, value, mask, numbers)
     to_out = parts.grouped(gradient)  # (batch * head_kv, group, length, d)
     weighted = (to_out * parts.grouped(out)).sum(-1, keepdim=True)
-    to_query = torch.empty_like(parts.query)
-    to_key, to_value = torch.zeros_like(parts.key), torch.zeros_like(parts.value)
+    to_query = query.new_empty(parts.query.shape)
+    to_key, to_value = key.new_zeros(parts.key.shape), value.new_zeros(parts.value.shape)
     for block in parts.blocks():
         rows, columns = slice(block.start, block.stop), slice(block.first, block.last)
         scores = parts.scores(block)

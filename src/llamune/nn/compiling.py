@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["can_compile", "compile_layers", "compiled"]
+__all__ = ["can_compile", "compile_layers", "compiled", "plain"]
 
 logger = logging.getLogger(__name__)
 
 COMPILERS = ("g++", "clang++", "c++", "cl")
 BlockFunction = Callable[..., Tensor]
+Writer = Callable[..., None]
 
 
 @cache
@@ -34,30 +35,38 @@ def can_compile(device_type: str) -> bool:
 
 
 @cache
-def compiled(function: BlockFunction, dtype: torch.dtype) -> BlockFunction:
-    """Return the compiled form of one type's block function, for any number of blocks.
+def plain(function: BlockFunction) -> Writer:
+    """Return what writes a block function's floats into the first argument."""
+
+    def write(out: Tensor, *inputs: Tensor) -> None:
+        out.copy_(function(*inputs))
+
+    return write
+
+
+@cache
+def compiled(function: BlockFunction) -> Writer:
+    """Return the compiled form of `plain(function)`, for any number of blocks.
 
     A compiler that fails at the first use is noted once, and plain torch takes over.
     """
-
-    def cast(*inputs: Tensor) -> Tensor:
-        return function(*inputs).to(dtype)
-
-    fast = torch.compile(cast, dynamic=True)
+    slow = plain(function)
+    fast = torch.compile(slow, dynamic=True)
     broken = False
 
-    def run(*inputs: Tensor) -> Tensor:
+    def write(out: Tensor, *inputs: Tensor) -> None:
         nonlocal broken
-        if broken or not can_compile(inputs[0].device.type):
-            return cast(*inputs)
-        try:
-            return fast(*inputs)
-        except (RuntimeError, OSError) as error:
-            logger.warning("torch.compile failed, going on without it: %s", error)
-            broken = True
-            return cast(*inputs)
+        if not broken and can_compile(out.device.type):
+            try:
+                fast(out, *inputs)
+            except (RuntimeError, OSError) as error:
+                logger.warning("torch.compile failed, going on without it: %s", error)
+                broken = True
+            else:
+                return
+        slow(out, *inputs)
 
-    return run
+    return write
 
 
 def compile_layers(model: nn.Module, *, compiled: bool | None = None) -> bool:

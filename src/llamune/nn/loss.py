@@ -53,7 +53,7 @@ def fused_loss(
     chosen = (labels != IGNORED).nonzero().squeeze(1)
     divisor = chosen.numel() if n_items is None else n_items
     if chosen.numel() == 0:
-        return hidden.sum().float() * 0.0
+        return hidden.sum().to(wide(hidden.dtype)) * 0.0
     rows, targets = hidden.index_select(0, chosen), labels.index_select(0, chosen)
     slices = slices_of(output)
     if slices is None:
@@ -145,7 +145,7 @@ class FusedLoss(torch.autograd.Function):
             torch.zeros_like(weight) if weight is not None and ctx.needs_input_grad[1] else None
         )
         size = max(1, LOGITS_BYTES // (4 * slices.n_vocab))
-        total = rows.new_zeros((), dtype=torch.float32)
+        total = rows.new_zeros((), dtype=wide(rows.dtype))
         for start in range(0, rows.shape[0], size):
             part = rows[start : start + size]
             loss, to_logits = loss_and_gradient(

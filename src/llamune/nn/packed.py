@@ -7,14 +7,14 @@ decide to keep the floats: forward unpacks, backward unpacks again.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from llamune.gguf import quant_type
-from llamune.nn.unpack import unpack
+from llamune.nn.unpack import unpack, unpacked_shape
 
 __all__ = ["PackedEmbedding", "PackedLinear", "from_pairs", "to_pairs"]
 
@@ -37,10 +37,39 @@ def to_pairs(values: Tensor, n_head: int, *, dim: int = -1) -> Tensor:
     return halves.transpose(dim + 1, dim + 2).flatten(dim, dim + 2)
 
 
+class Scratch(threading.local):
+    """One piece of memory for each type, in which weights are unpacked to be used at once.
+
+    A fresh piece for each layer would lie between activations that are kept, and leave the heap
+    full of holes: a third of the peak on the CPU. GPUs have allocators that know better.
+    """
+
+    def __init__(self) -> None:
+        self.memory: dict[torch.dtype, Tensor] = {}
+
+    def of(self, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        """Return memory of a shape, its content whatever was there."""
+        n_elements = shape[0] * shape[1]
+        kept = self.memory.get(dtype)
+        if kept is None or kept.numel() < n_elements:
+            kept = self.memory[dtype] = torch.empty(n_elements, dtype=dtype)
+        return kept[:n_elements].view(shape)
+
+
+scratch = Scratch()
+
+
+def scratch_weight(packed: Tensor, kind: str, dtype: torch.dtype, *, compiled: bool) -> Tensor:
+    """Return the unpacked weight, (rows, columns), good until the next call."""
+    on_cpu = packed.device.type == "cpu"
+    out = scratch.of(unpacked_shape(packed, kind), dtype) if on_cpu else None
+    return unpack(packed, kind, dtype, compiled=compiled, out=out)
+
+
 @torch.library.custom_op("llamune::packed_linear", mutates_args=())
 def packed_linear(x: Tensor, packed: Tensor, kind: str, n_pair_head: int, compiled: bool) -> Tensor:
     """Return x Wᵀ: (…, columns) and packed (rows, row_bytes) -> (…, rows)."""
-    weight = unpack(packed, kind, x.dtype, compiled=compiled)
+    weight = scratch_weight(packed, kind, x.dtype, compiled=compiled)
     return from_pairs(x @ weight.T, n_pair_head)
 
 
@@ -54,15 +83,13 @@ def packed_linear_backward(
     gradient: Tensor, packed: Tensor, kind: str, n_pair_head: int, compiled: bool
 ) -> Tensor:
     """Return gradient W: (…, rows) -> (…, columns)."""
-    weight = unpack(packed, kind, gradient.dtype, compiled=compiled)
+    weight = scratch_weight(packed, kind, gradient.dtype, compiled=compiled)
     return to_pairs(gradient, n_pair_head) @ weight
 
 
 @packed_linear_backward.register_fake
 def _(gradient: Tensor, packed: Tensor, kind: str, n_pair_head: int, compiled: bool) -> Tensor:  # noqa: ARG001
-    found = quant_type(kind)
-    n_columns = packed.shape[1] // found.block_bytes * found.block_size
-    return gradient.new_empty((*gradient.shape[:-1], n_columns))
+    return gradient.new_empty((*gradient.shape[:-1], unpacked_shape(packed, kind)[1]))
 
 
 def keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001

@@ -18,7 +18,14 @@ from llamune.gguf import quant_type
 from llamune.nn import compiling
 from llamune.nn.tables import table
 
-__all__ = ["BlockReader", "block_type", "require_unpackable", "unpack", "unpackable"]
+__all__ = [
+    "BlockReader",
+    "block_type",
+    "require_unpackable",
+    "unpack",
+    "unpackable",
+    "unpacked_shape",
+]
 
 BlockFunction = Callable[..., Tensor]
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
@@ -70,7 +77,14 @@ def require_unpackable(name: str, where: str) -> None:
         )
 
 
-def unpack(packed: Tensor, kind: str, dtype: torch.dtype, *, compiled: bool = False) -> Tensor:
+def unpack(
+    packed: Tensor,
+    kind: str,
+    dtype: torch.dtype,
+    *,
+    compiled: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
     """Return packed rows as floats.
 
     Args:
@@ -78,15 +92,27 @@ def unpack(packed: Tensor, kind: str, dtype: torch.dtype, *, compiled: bool = Fa
         kind: the quant type's name.
         dtype: of the result; values are computed in f32 and rounded once.
         compiled: whether to go through `torch.compile`.
+        out: (rows, columns) of `dtype`, written and returned where something must be made.
 
     Returns:
         (rows, columns). A view into `packed` where type and dtype are the same.
     """
     if kind in PLAIN:
-        return packed.view(PLAIN[kind]).to(dtype)
+        stored = packed.view(PLAIN[kind])
+        return stored.to(dtype) if out is None or stored.dtype == dtype else out.copy_(stored)
     reader = READERS[kind]
     blocks = packed.reshape(-1, reader.block_bytes)
     halves = blocks.view(torch.float16) if reader.block_bytes % 2 == 0 else blocks
-    function = compiling.compiled(reader.function, dtype) if compiled else reader.function
     tables = [table(name, packed.device) for name in reader.tables]
-    return function(blocks, halves, *tables).to(dtype).view(packed.shape[0], -1)
+    inputs = (blocks, halves, *tables)
+    if out is None:
+        out = torch.empty(unpacked_shape(packed, kind), dtype=dtype, device=packed.device)
+    write = compiling.compiled(reader.function) if compiled else compiling.plain(reader.function)
+    write(out.view(-1, reader.block_size), *inputs)
+    return out
+
+
+def unpacked_shape(packed: Tensor, kind: str) -> tuple[int, int]:
+    """Return (rows, columns) of packed rows."""
+    found = quant_type(kind)
+    return packed.shape[0], packed.shape[1] // found.block_bytes * found.block_size
