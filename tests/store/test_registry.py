@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
+import httpx
 import pytest
 
+from llamune.cli._main import run
 from llamune.store import (
     DamagedError,
     ExistsError,
@@ -25,6 +27,7 @@ from llamune.store import (
     StoreError,
     UnknownModelError,
     library,
+    media_types,
     plan_pull,
     publish,
     pull,
@@ -320,3 +323,29 @@ def test_a_pull_that_was_killed_goes_on_with_what_had_arrived(
     assert plan.bytes_to_fetch < plan.manifest.size - 400_000
     assert pull(plan).path.read_bytes() == BIG
     assert verify_models([(library(), name)]) == []
+
+
+def test_a_package_folder_goes_up_as_an_artifact_with_file_names(
+    target: ModelName, registry: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "package"
+    (folder / "licences").mkdir(parents=True)
+    (folder / "README.md").write_text("a card")
+    (folder / "licences" / "MIT.txt").write_text("MIT")
+    (folder / "model.gguf").write_bytes(BIG)
+    assert run(["push", str(folder), str(target)]) == 0
+    url = f"http://127.0.0.1:{registry}/v2/{target.namespace}/{target.model}"
+    accept = {"Accept": media_types.OCI_MANIFEST}
+    stored = httpx.get(f"{url}/manifests/{target.tag}", headers=accept).json()
+    assert stored["artifactType"] == "application/vnd.llamune.package.v1"
+    files = {
+        layer["annotations"]["org.opencontainers.image.title"]: httpx.get(
+            f"{url}/blobs/{layer['digest']}"
+        ).content
+        for layer in stored["layers"]
+    }
+    assert files == {"README.md": b"a card", "licences/MIT.txt": b"MIT", "model.gguf": BIG}
+    assert run(["pull", str(target)]) == 2
+    assert "is a package, not a model" in capsys.readouterr().err
+    (folder / "link").symlink_to("README.md")
+    assert run(["push", str(folder), str(target)]) == 2

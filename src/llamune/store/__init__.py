@@ -35,7 +35,7 @@ from llamune.store.publishing import (
     publish_starter,
     take_in,
 )
-from llamune.store.references import find_stored, resolve, unreadable
+from llamune.store.references import find_stored, is_stored, resolve, unreadable
 from llamune.store.sharing import Sharing
 from llamune.store.stores import Store
 from llamune.store.upkeep import (
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
         place_in_ollama,
     )
     from llamune.store.pulling import Pull, plan_pull, pull
-    from llamune.store.pushing import push, push_blobs
+    from llamune.store.pushing import folder_manifest, push, push_blobs
     from llamune.store.registry import RegistryError
 
 TALKS_TO_SERVERS = {
@@ -71,6 +71,7 @@ TALKS_TO_SERVERS = {
     "Placed": "llamune.store.placing",
     "Pull": "llamune.store.pulling",
     "RegistryError": "llamune.store.registry",
+    "folder_manifest": "llamune.store.pushing",
     "lmstudio_folder": "llamune.store.placing",
     "needs_merge": "llamune.store.placing",
     "place_file": "llamune.store.placing",
@@ -114,7 +115,9 @@ __all__ = [
     "copy_model",
     "find_garbage",
     "find_stored",
+    "folder_manifest",
     "home",
+    "is_stored",
     "library",
     "list_models",
     "lmstudio_folder",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llamune.gguf import ModelFile
+from llamune.gguf import ModelFile, file_type_of_number
 
 __all__ = ["describe_gguf", "human_count", "license_key"]
 
@@ -26,25 +26,14 @@ def describe_gguf(paths: Sequence[Path]) -> dict[str, Any]:
             "model_type": human_count(n_parameters),
         }
         number = file.metadata.integer("general.file_type", default=-1)
-    label = file_type_label(number)
-    return described | ({"file_type": label} if label else {})
+    kind = file_type_of_number(number)
+    return described | ({"file_type": kind.name} if kind is not None else {})
 
 
 def license_key(paths: Sequence[Path]) -> str | None:
     """Return what the file's header calls its licence, if anything."""
     with ModelFile.open(list(paths), mapped=False) as file:
         return file.metadata.text("general.license", default="") or None
-
-
-def file_type_label(number: int) -> str | None:
-    """Return llama.cpp's name of a file type, such as `Q4_K_M`; None for one not known."""
-    from gguf import LlamaFileType
-
-    try:
-        name: str = LlamaFileType(number).name
-    except ValueError:
-        return None
-    return name.removeprefix("MOSTLY_").removeprefix("ALL_")
 
 
 def human_count(number: int) -> str:

@@ -10,7 +10,11 @@ __all__ = [
     "MANIFEST",
     "MESSAGES",
     "MODEL",
+    "OCI_EMPTY",
     "OCI_MANIFEST",
+    "PACKAGE",
+    "PACKAGE_FILE",
+    "PACKAGE_GGUF",
     "PARAMS",
     "PROJECTOR",
     "PROMPT",
@@ -21,6 +25,10 @@ __all__ = [
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_EMPTY = "application/vnd.oci.empty.v1+json"
+PACKAGE = "application/vnd.llamune.package.v1"
+PACKAGE_FILE = "application/vnd.llamune.package.file.v1"
+PACKAGE_GGUF = "application/vnd.llamune.package.gguf.v1"
 CONFIG = "application/vnd.docker.container.image.v1+json"
 IMAGE = "application/vnd.ollama.image."
 MODEL = f"{IMAGE}model"

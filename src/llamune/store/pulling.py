@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from llamune.errors import UnsupportedError
 from llamune.store import media_types
 from llamune.store.digests import blob_file_name, digest_of
 from llamune.store.errors import DamagedError, ExistsError, StoreError
@@ -54,10 +55,12 @@ def plan_pull(name: ModelName, *, replace: bool = False) -> Pull:
     Raises:
         RegistryError: the registry cannot be reached, or has no such model.
         ExistsError: the library has another model of that name and `replace` is false.
+        UnsupportedError: it is no model.
         StoreError: the disk is too small.
     """
     with Registry(name) as registry:
         manifest = read_manifest(registry, name.tag)
+    refuse_other_kinds(name, manifest)
     place = library()
     taken = place.find(name)
     if taken is not None and not replace and place.manifest(taken).digest != manifest.digest:
@@ -97,6 +100,23 @@ def pull(plan: Pull, *, replace: bool = False, advance: Advance | None = None) -
             place.keep_alive(layer.digest)
         place.write_manifest(target, plan.manifest)
     return model_of_name(place, target)
+
+
+def refuse_other_kinds(name: ModelName, manifest: Manifest) -> None:
+    """Refuse what is no model before it is fetched.
+
+    Raises:
+        UnsupportedError: it is a package, a container image or another artifact.
+    """
+    if manifest.of_type(media_types.MODEL):
+        return
+    if manifest.artifact_type == media_types.PACKAGE:
+        raise UnsupportedError(
+            f"{name}: is a package, not a model",
+            hint="fetch its files with an OCI tool, such as: oras pull",
+        )
+    kinds = sorted({layer.media_type for layer in manifest.layers})
+    raise UnsupportedError(f"{name}: has no GGUF layer, but {', '.join(kinds)[:200] or 'nothing'}")
 
 
 def read_manifest(registry: Registry, reference: str) -> Manifest:

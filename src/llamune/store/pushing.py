@@ -12,6 +12,8 @@ from pathlib import Path
 
 import httpx
 
+from llamune.files import sha256_of
+from llamune.store import media_types
 from llamune.store.digests import digest_of
 from llamune.store.errors import StoreError
 from llamune.store.manifests import Layer, Manifest
@@ -25,8 +27,10 @@ from llamune.store.pulling import (
 from llamune.store.registry import Registry, RegistryError
 from llamune.store.stores import Advance
 
-__all__ = ["push", "push_blobs"]
+__all__ = ["folder_manifest", "push", "push_blobs"]
 
+EMPTY = b"{}"
+TITLE = "org.opencontainers.image.title"
 PATCH_BYTES = 64 << 20
 PIECE_BYTES = 1 << 18
 
@@ -94,6 +98,38 @@ def push_blobs(
     if kept != digest_of(data):
         raise RegistryError(f"{target}: the registry keeps another manifest, {kept}")
     return digest_of(data)
+
+
+def folder_manifest(folder: Path) -> tuple[Manifest, dict[str, Path | bytes]]:
+    """Return a package folder as an OCI artifact: the manifest, and where its blobs lie.
+
+    Every file is a layer that bears its path below the folder as its title, which is how other
+    tools (ORAS) find the file names again.
+
+    Raises:
+        StoreError: it has no file, or holds a link or a special file.
+    """
+    layers = []
+    sources: dict[str, Path | bytes] = {digest_of(EMPTY): EMPTY}
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            continue
+        if path.is_symlink() or not path.is_file():
+            raise StoreError(f"{path}: only regular files can be pushed")
+        title = path.relative_to(folder).as_posix()
+        digest = f"sha256:{sha256_of(path)}"
+        kind = media_types.PACKAGE_GGUF if path.suffix == ".gguf" else media_types.PACKAGE_FILE
+        sources[digest] = path
+        layers.append(Layer(kind, digest, path.stat().st_size, annotations={TITLE: title}))
+    if not layers:
+        raise StoreError(f"{folder}: holds no file")
+    manifest = Manifest(
+        config=Layer(media_types.OCI_EMPTY, digest_of(EMPTY), len(EMPTY)),
+        layers=layers,
+        media_type=media_types.OCI_MANIFEST,
+        artifact_type=media_types.PACKAGE,
+    )
+    return manifest, sources
 
 
 def send_layer(registry: Registry, *, layer: Layer, source: Path | bytes, advance: Advance) -> None:

@@ -21,7 +21,7 @@ from llamune.store.names import ModelName
 from llamune.store.places import search_path
 from llamune.store.stores import Store
 
-__all__ = ["find_stored", "resolve", "unreadable"]
+__all__ = ["find_stored", "is_stored", "resolve", "unreadable"]
 
 LOOKS_LIKE_PATH = re.compile(r"(\.{0,2}[/\\])|~|[A-Za-z]:[/\\]|\.{1,2}$|.*\.gguf$", re.IGNORECASE)
 
@@ -53,6 +53,12 @@ def resolve(ref: str, *, stores: Sequence[Store] | None = None) -> Model:
         raise unknown(ref, places)
     model = model_of_name(holders[0], name, ref=ref)
     return replace(model, notes=notes_on(model, holders, path))
+
+
+def is_stored(ref: str) -> bool:
+    """Whether a reference is read as a name that a store holds, not as a path."""
+    name = None if LOOKS_LIKE_PATH.match(ref) else ModelName.maybe(ref)
+    return name is not None and any(store.holds(name) for store in search_path())
 
 
 def is_there(path: Path) -> bool:
