@@ -25,6 +25,8 @@ from pathlib import Path
 from llamune.data import check
 
 N_WORDS = 20_000
+COMMON = ["the", "of", "and", "to", "in", "is", "you", "that", "it", "for", "on", "are", "with"]
+COMMON_SHARE = 0.35  # as in English
 NEAR_EVERY = 100
 SAME_EVERY = 200
 LEAST_FOUND = 0.99
@@ -33,10 +35,14 @@ LEAST_FOUND = 0.99
 def words(rng: random.Random) -> list[str]:
     """Return made-up words."""
     letters = "abcdefghijklmnopqrstuvwxyz"
-    return ["".join(rng.choices(letters, k=rng.randint(3, 9))) for _ in range(N_WORDS)]
+    made = ["".join(rng.choices(letters, k=rng.randint(3, 9))) for _ in range(N_WORDS)]
+    n_common = round(N_WORDS * COMMON_SHARE / (1 - COMMON_SHARE))
+    return made + rng.choices(COMMON, k=n_common)
 
 
-def write(path: Path, *, n_records: int | None, n_bytes: int | None) -> tuple[int, int, int]:
+def write(
+    path: Path, *, n_records: int | None, n_bytes: int | None, answer_words: int = 60
+) -> tuple[int, int, int]:
     """Write records until either bound; return how many, how many near copies, how many same."""
     rng = random.Random(0)
     known = words(rng)
@@ -44,7 +50,7 @@ def write(path: Path, *, n_records: int | None, n_bytes: int | None) -> tuple[in
     with path.open("w", encoding="utf-8") as out:
         while (n_records is None or n_written < n_records) and (n_bytes is None or size < n_bytes):
             question = " ".join(rng.choices(known, k=rng.randint(10, 30)))
-            answer = " ".join(rng.choices(known, k=rng.randint(10, 60)))
+            answer = " ".join(rng.choices(known, k=rng.randint(10, answer_words)))
             place += 1
             records = [{"prompt": f"{question}?", "completion": f"{answer}."}]
             if place % NEAR_EVERY == 0:
@@ -64,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--gigabytes", type=float, help="make the file this large instead")
+    parser.add_argument("--answer-words", type=int, default=60, help="words an answer has at most")
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)  # the inner process
     chosen = parser.parse_args()
     if chosen.file is not None:
@@ -73,7 +80,10 @@ def main() -> None:
         path = Path(folder) / "records.jsonl"
         n_bytes = int(chosen.gigabytes * 1e9) if chosen.gigabytes else None
         n_records, n_near, n_same = write(
-            path, n_records=None if n_bytes else chosen.records, n_bytes=n_bytes
+            path,
+            n_records=None if n_bytes else chosen.records,
+            n_bytes=n_bytes,
+            answer_words=chosen.answer_words,
         )
         command = [sys.executable, "-m", "benchmarks.data_check", "--file", str(path)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)

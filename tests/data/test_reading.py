@@ -15,7 +15,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamune.data import DataError, DataFile, Message, data_files, read_records
+from llamune.data import DataError, DataFile, Message, data_files, open_reader, read_records
 from llamune.data.lenient import blank_out
 
 ALPACA = {"instruction": "Sort:", "input": "a ticket", "output": "billing"}
@@ -388,6 +388,18 @@ def test_several_files_keep_their_order_and_weights(tmp_path: Path) -> None:
     read = read_records(files)
     assert [record.weight for record in read.records] == [2.0, 1.0]
     assert read.format == "alpaca+sharegpt"
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress])
+def test_progress_adds_up_to_the_size_of_the_files(tmp_path: Path, pack: Any) -> None:
+    lines = "\n".join(json.dumps({**ALPACA, "input": str(n)}) for n in range(5000)).encode()
+    path = written(tmp_path, pack(lines))
+    told: list[int] = []
+    reader = open_reader([path])
+    reader.advance = told.append
+    assert sum(1 for _ in reader) == 5000
+    assert sum(told) == reader.n_bytes == path.stat().st_size
+    assert all(n >= 0 for n in told)
 
 
 json_values = st.recursive(

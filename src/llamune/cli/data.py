@@ -51,10 +51,11 @@ def check(
 ) -> int:
     """Check training data like a reviewer; exit code 1 when it found errors."""
     from llamune.data import check as check_data
-    from llamune.data import data_files, page
+    from llamune.data import data_files, open_reader, page
     from llamune.files import write_text
 
-    with opened(model) as reading:
+    n_bytes = open_reader(data_files(files)).n_bytes
+    with opened(model) as reading, _screen.progress("checking", total=n_bytes) as advance:
         report = check_data(
             data_files(files),
             tokenizer=reading.tokenizer,
@@ -64,6 +65,7 @@ def check(
             held_out=data_files(held_out or []),
             purpose=purpose,
             model=model,
+            advance=advance,
         )
     if html is not None:
         write_text(html, page(report, language=lang), replace=True)

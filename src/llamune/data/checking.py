@@ -168,7 +168,7 @@ def check(
         purpose: what the data is for, a key of `PURPOSES`.
         model: the model's name, for the report.
         scratch: folder for signatures; default the system's.
-        advance: called with the number of records just read.
+        advance: called now and then with the number of bytes just read.
 
     Raises:
         DataError: a file cannot be read, holds no readable record, or the purpose is unknown.
@@ -181,10 +181,11 @@ def check(
         tokenizer=tokenizer, template=template, limit=min(limits) if tokenizer and limits else None
     )
     reader = open_reader(paths)
+    reader.advance = advance or reader.advance
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="llamune-", dir=scratch) as folder:
         signatures, n_held_out = surveyed(
-            reader, tally, inspector, held_out=held_out, folder=Path(folder), advance=advance
+            reader, tally, inspector, held_out=held_out, folder=Path(folder)
         )
         likeness = Likeness(signatures, n_held_out=n_held_out)
         findings = compared_findings(likeness, tally, reader, held_out)
@@ -230,7 +231,6 @@ def surveyed(
     *,
     held_out: Sequence[Path | DataFile],
     folder: Path,
-    advance: Callable[[int], object] | None,
 ) -> tuple[Signatures, int]:
     """Read every record once: held-out ones for their signatures, the others for all.
 
@@ -259,8 +259,6 @@ def surveyed(
             for record in batch:
                 tally.see(record, inspector)
             signatures.add(batch)
-            if advance is not None:
-                advance(len(batch))
     finally:
         signatures.close()
     return signatures, n_held_out

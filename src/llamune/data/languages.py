@@ -19,12 +19,23 @@ PROSE_SHARE = 0.85
 """Letters and blanks among all characters: with fewer it is code or a table, in no language."""
 
 SHORTEST_HAN = 20
-SAMPLE_CHARACTERS = 240
+SAMPLE_CHARACTERS = 160
 KANA = regex.compile(r"[\p{Hiragana}\p{Katakana}]")
 HAN = regex.compile(r"\p{Han}")
 HANGUL = regex.compile(r"\p{Hangul}")
 LETTER = regex.compile(r"\p{L}")
 CODE = regex.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|https?://\S+", regex.DOTALL)
+ENGLISH = frozenset(
+    regex.findall(
+        r"\w+",
+        """the of and a to in is you that it he was for on are with as i his they be at this have
+        from or by but what we can your if will an all were how not there which do about my has""",
+    )
+)
+ENGLISH_SHARE = 0.25
+"""Function words among all words from which text is English without asking further."""
+
+SCRIPTS = ("ja", "ko", "zh")
 LANGUAGES = [
     *("ar", "bg", "cs", "da", "de", "el", "en", "es", "fa", "fi", "fr", "he", "hi", "hu", "id"),
     *("it", "ja", "ko", "nl", "no", "pl", "pt", "ro", "ru", "sv", "th", "tr", "uk", "vi", "zh"),
@@ -50,20 +61,32 @@ def language_of(text: str) -> str:
     """
     sample = CODE.sub(" ", text[: 4 * SAMPLE_CHARACTERS])[:SAMPLE_CHARACTERS]
     n_letters = len(LETTER.findall(sample))
-    if not n_letters:
-        return ""
-    if not sample.isascii():
-        n_kana, n_han = len(KANA.findall(sample)), len(HAN.findall(sample))
-        if n_kana and n_kana + n_han >= n_letters / 3 and 10 * n_kana >= n_kana + n_han:
-            return "ja"
-        if 3 * len(HANGUL.findall(sample)) >= n_letters:
-            return "ko"
-        if 3 * n_han >= 2 * n_letters:
-            return "zh" if n_han >= SHORTEST_HAN else ""
+    script = "" if sample.isascii() else language_of_script(sample, n_letters)
+    if script or not n_letters:
+        return script
     n_blanks = sum(map(str.isspace, sample))
     if n_letters < SHORTEST_LETTERS or n_letters + n_blanks < PROSE_SHARE * len(sample):
         return ""
-    return str(identifier()(sample)[0])
+    words = sample.lower().split()
+    if sum(word in ENGLISH for word in words) >= ENGLISH_SHARE * len(words):
+        return "en"
+    found = str(identifier()(sample)[0])
+    return "" if found in SCRIPTS else found
+
+
+def language_of_script(sample: str, n_letters: int) -> str:
+    """Return the language that kana, Hangul or Han tell; empty where they do not.
+
+    Args:
+        sample: the start of a text.
+        n_letters: letters in it.
+    """
+    n_kana, n_han = len(KANA.findall(sample)), len(HAN.findall(sample))
+    if n_kana and n_kana + n_han >= n_letters / 3 and 10 * n_kana >= n_kana + n_han:
+        return "ja"
+    if 3 * len(HANGUL.findall(sample)) >= n_letters:
+        return "ko"
+    return "zh" if n_han >= SHORTEST_HAN and 3 * n_han >= 2 * n_letters else ""
 
 
 def foreign_answers(record: Record) -> Iterator[Flaw]:

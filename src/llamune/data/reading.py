@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from llamune.data.shapes import BadRecord, parse_record
 
 __all__ = ["DataFile", "Reader", "Records", "data_files", "open_reader", "read_records"]
 
+TELL_EVERY = 256
 SUFFIXES = {".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".md"}
 PACKED_SUFFIXES = {".gz", ".zst"}
 NOT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
@@ -47,6 +48,7 @@ class Reader:
         n_records: records read.
         n_problems: records that could not be read.
         notes: what a person should know about how the files were taken.
+        advance: called now and then with the number of bytes just read.
     """
 
     files: Sequence[DataFile]
@@ -56,6 +58,12 @@ class Reader:
     n_records: int = 0
     n_problems: int = 0
     notes: list[str] = field(default_factory=list)
+    advance: Callable[[int], object] = lambda _: None
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.path.stat().st_size for file in self.files)
 
     def __iter__(self) -> Iterator[Record | Problem]:
         for file in self.files:
@@ -68,12 +76,16 @@ class Reader:
             DataError: the file is none that we read, is cut or is damaged.
         """
         name = str(file.path)
+        n_told = 0
         with open_rows(file.path) as opened:
             self.encodings[name] = opened.encoding
             packed = f"+{opened.compression}" if opened.compression else ""
             self.containers[name] = opened.container + packed
             for number, row in enumerate(opened.rows, start=1):
                 source = Source(path=name, number=number, line=row.line)
+                if number % TELL_EVERY == 0 and (position := opened.position()) > n_told:
+                    self.advance(position - n_told)
+                    n_told = position
                 try:
                     if row.reason:
                         raise BadRecord("", row.reason)
@@ -85,6 +97,7 @@ class Reader:
                 self.n_records += 1
                 self.formats[record.format] += 1
                 yield record
+        self.advance(file.path.stat().st_size - n_told)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -46,12 +46,14 @@ class Opened:
         container: `json`, `jsonl`, `csv`, `tsv`, `parquet`, `arrow` or `text`.
         encoding: Python's name of the text encoding; empty for binary formats.
         compression: `gzip`, `zstd` or empty.
+        position: returns how many bytes of the file have been read.
     """
 
     rows: Iterator[Row]
     container: str
     encoding: str
     compression: str
+    position: Callable[[], int] = lambda: 0
 
 
 @contextmanager
@@ -65,7 +67,7 @@ def open_rows(path: Path) -> Iterator[Opened]:
     with path.open("rb") as raw:
         stream, compression = unpacked(raw, path)
         try:
-            yield opened(stream, path, compression)
+            yield replace(opened(stream, path, compression), position=raw.tell)
         except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
             raise DataError(f"{compression} data is cut or damaged: {error}", path=path) from None
         except UnicodeError as error:
