@@ -12,6 +12,7 @@ from llamune.errors import LlamuneError
 
 if TYPE_CHECKING:
     from llamune.runs import Run
+    from llamune.store import Sharing
 
 COURSE = "Course of the training"
 ADAPTER = "The adapter"
@@ -157,6 +158,12 @@ def command(
     lang: Annotated[
         str | None, typer.Option(help="of the report: en or ja", rich_help_panel=JOB)
     ] = None,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="a file may be copied into the library")
+    ] = False,
+    no_copy: Annotated[
+        bool, typer.Option("--no-copy", help="refer to a file where it lies")
+    ] = False,
     allow_sleep: Annotated[
         bool, typer.Option("--allow-sleep", help="the machine may sleep", rich_help_panel=JOB)
     ] = False,
@@ -192,16 +199,29 @@ def command(
     code = jobs.supervise()
     if code is not None:
         return code
+    sharing = sharing_for(base, recipe, copy=copy, no_copy=no_copy)
     with TrainingView() as view, jobs.awake(allow_sleep=allow_sleep, say=_screen.note):
         if resume is not None:
             run = jobs.resume(resume, language=lang, on_event=view)
         else:
             run = jobs.tune(
                 base, name=name, recipe=recipe, preset=preset, epochs=epochs, hours=hours,
-                search_learning_rate=search_lr, replace=replace, language=lang,
+                search_learning_rate=search_lr, replace=replace, sharing=sharing, language=lang,
                 confirm=lambda question: view.ask(question, yes=yes), on_event=view, **chosen,
             )  # fmt: skip
     return show(run, as_json=as_json)
+
+
+def sharing_for(base: str | None, recipe: Path | None, *, copy: bool, no_copy: bool) -> Sharing:
+    """Return how the base comes into the library, after asking where it must be copied."""
+    from llamune.cli._taking import agreed_sharing
+    from llamune.runs import read_choices
+    from llamune.store import resolve
+
+    reference = base or (read_choices(recipe).get("base") if recipe is not None else None)
+    if reference is None:  # a resumed run's base is there already; `tune` says what is missing
+        return "link"
+    return agreed_sharing(resolve(reference), copy=copy, no_copy=no_copy)
 
 
 def files(arguments: list[str] | None) -> list[dict[str, Any]] | None:

@@ -14,7 +14,7 @@ from llamune.jobs.preparing import Opened, Prepared
 from llamune.jobs.report import derivative_of
 from llamune.license import Derivative, obligations
 from llamune.runs import Licence, Run, Score
-from llamune.store import Model, publish_adapter
+from llamune.store import Model, Sharing, publish_adapter
 from llamune.train import draw_loss_curve, loss_curve
 
 __all__ = ["drawn_loss", "licence_of", "prove_run", "publish_run", "score_run"]
@@ -55,7 +55,7 @@ def licence_of(run: Run, base: Opened) -> Derivative:
     return derivative
 
 
-def publish_run(run: Run, base: Opened, *, digest: str, replace: bool) -> Model:
+def publish_run(run: Run, base: Opened, *, digest: str, replace: bool, sharing: Sharing) -> Model:
     """Put base and adapter into our library under the run's name, with its lineage."""
     record = run.record
     model = publish_adapter(
@@ -70,6 +70,7 @@ def publish_run(run: Run, base: Opened, *, digest: str, replace: bool) -> Model:
             "llamune.data.sha256": record.data.fingerprint if record.data else "",
         },
         replace=replace,
+        sharing=sharing,
     )
     run.update(published=(f"library: {model}",))
     return model

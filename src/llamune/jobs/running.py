@@ -21,6 +21,7 @@ from llamune.jobs.preparing import Prepared
 from llamune.jobs.report import write_report
 from llamune.license import summary_lines
 from llamune.runs import Base, DataFacts, Loss, Memory, Run, Seconds, machine
+from llamune.store import Sharing
 from llamune.text import prompt_ids
 from llamune.train import (
     TrainResult,
@@ -48,6 +49,7 @@ def carry_out(
     replace: bool,
     language: str | None,
     on_event: OnJobEvent,
+    sharing: Sharing = "copy",
     resume: bool = False,
 ) -> Run:
     """Do the long work of a run; its record says at any moment how far it is.
@@ -58,6 +60,7 @@ def carry_out(
         replace: whether a model of the run's name may be replaced.
         language: of the report.
         on_event: called with each stage and each event of the training.
+        sharing: how far to go when the base can be neither linked nor cloned.
         resume: go on from the newest sound checkpoint.
     """
     with recorded(run):
@@ -69,7 +72,14 @@ def carry_out(
             keep_paused(run, prepared)
             run.update(state="stopped")
             return run
-        finish(run, prepared, replace=replace, language=language, on_event=on_event)
+        finish(
+            run,
+            prepared,
+            replace=replace,
+            sharing=sharing,
+            language=language,
+            on_event=on_event,
+        )
     return run
 
 
@@ -278,7 +288,13 @@ def keep_paused(run: Run, prepared: Prepared) -> None:
 
 
 def finish(
-    run: Run, prepared: Prepared, *, replace: bool, language: str | None, on_event: OnJobEvent
+    run: Run,
+    prepared: Prepared,
+    *,
+    replace: bool,
+    sharing: Sharing,
+    language: str | None,
+    on_event: OnJobEvent,
 ) -> None:
     """Bring a trained adapter back to files, prove, score, publish and report."""
     base = prepared.opened
@@ -295,7 +311,7 @@ def finish(
     score_run(run, prepared)
     if proof.verdict != "fail":
         on_event(Stage(name="publishing"))
-        publish_run(run, base, digest=digest, replace=replace)
+        publish_run(run, base, digest=digest, replace=replace, sharing=sharing)
     derivative = licence_of(run, base)
     on_event(Stage(name="checking the base file again"))
     record = run.record

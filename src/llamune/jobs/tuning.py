@@ -6,7 +6,9 @@ the run folder is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace as replaced
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +30,7 @@ from llamune.runs import (
     check_choices,
     read_choices,
 )
-from llamune.store import ExistsError, ModelName, library
+from llamune.store import ExistsError, ModelName, Sharing, library, take_in
 from llamune.train import TrainError
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def tune(
     hours: float | None = None,
     search_learning_rate: bool = False,
     replace: bool = False,
+    sharing: Sharing = "copy",
     language: str | None = None,
     confirm: Callable[[str], bool] = lambda _: True,
     on_event: OnJobEvent = lambda _: None,
@@ -68,6 +71,8 @@ def tune(
         hours: fit steps, rank and length to this time.
         search_learning_rate: try half, once and twice the rate on short runs first.
         replace: whether a model of that name may be replaced; its earlier runs stay.
+        sharing: how far to go when the base's bytes can be neither linked nor cloned into our
+            library, see `store.publish`.
         language: of the report, `en` or `ja`; default the locale's.
         confirm: asked before a run of more than an hour.
         on_event: called with each stage of the job and each event of the training.
@@ -95,8 +100,16 @@ def tune(
         if search_learning_rate:
             on_event(Stage(name="searching the learning rate"))
             prepared = search(prepared, on_event=on_event)
-        run = Run.create(chosen["name"], recipe=prepared.recipe)
-        return carry_out(run, prepared, replace=replace, language=language, on_event=on_event)
+        with in_library(prepared, sharing=sharing) as prepared:
+            run = Run.create(chosen["name"], recipe=prepared.recipe)
+            return carry_out(
+                run,
+                prepared,
+                replace=replace,
+                sharing=sharing,
+                language=language,
+                on_event=on_event,
+            )
 
 
 def resume(
@@ -143,6 +156,19 @@ def measured_compute(family: Family) -> Compute:
     from llamune.nn import choose_compute
 
     return choose_compute(family)
+
+
+@contextmanager
+def in_library(prepared: Prepared, *, sharing: Sharing) -> Iterator[Prepared]:
+    """Yield the training with its base in a store, where its bytes cannot change any more."""
+    model = prepared.opened.model
+    if model.store is not None:
+        yield prepared
+        return
+    taken = take_in(model, sharing=sharing)
+    with opened(str(taken.name)) as base:
+        recipe = prepared.recipe.model_copy(update={"base": str(taken.name)})
+        yield replaced(prepared, opened=base, recipe=recipe)
 
 
 def prepare_for(
