@@ -46,7 +46,7 @@ def test_packed_output(
     layer = packed(weight)
     ours, theirs = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
     found = fused_loss(ours, layer, labels, softcap=softcap)
-    wanted = naive(theirs, layer.weight, labels, softcap)
+    wanted = naive(theirs, layer.unpacked(), labels, softcap)
     torch.testing.assert_close(found, wanted)
     (2.0 * found).backward()
     (2.0 * wanted).backward()

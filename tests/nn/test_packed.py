@@ -38,7 +38,7 @@ def layer(
 
 def dense(packed: PackedLinear) -> nn.Linear:
     out = nn.Linear(packed.in_features, packed.out_features, bias=packed.bias is not None)
-    out.weight = nn.Parameter(packed.weight.clone())
+    out.weight = nn.Parameter(packed.unpacked())
     if packed.bias is not None:
         out.bias = nn.Parameter(packed.bias.detach().clone())
     return out
@@ -93,7 +93,7 @@ def test_embedding_gives_the_table_rows() -> None:
     packed = torch.from_numpy(floats_to_rows(weight, quant_type("Q8_0")))
     table = PackedEmbedding(packed, "Q8_0", 32, dtype=torch.float32, scale=2.0)
     ids = torch.tensor([[3, 9], [0, 3]])
-    assert torch.equal(table(ids), 2.0 * table.weight[ids])
+    assert torch.equal(table(ids), 2.0 * table.unpacked()[ids])
 
 
 def test_nothing_packed_is_in_the_state_dict_or_the_parameters() -> None:
@@ -101,6 +101,21 @@ def test_nothing_packed_is_in_the_state_dict_or_the_parameters() -> None:
     assert set(ours.state_dict()) == {"bias"}
     assert [name for name, _ in ours.named_parameters()] == ["bias"]
     assert not list(ours.buffers())
+
+
+def test_weight_is_unpacked_only_when_its_values_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = layer("Q8_0")
+    wanted = ours.unpacked()
+    calls = []
+    monkeypatch.setattr(ours, "unpacked", lambda: calls.append(1) or wanted)
+    weight = ours.weight
+    assert (weight.shape, weight.dtype, weight.device.type) == ((24, 256), torch.float32, "cpu")
+    assert isinstance(weight, Tensor) and weight.is_floating_point() and weight.ndim == 2
+    assert not calls
+    assert torch.equal(weight + 1.0, wanted + 1.0)
+    assert torch.equal(weight.data, wanted)
+    assert torch.equal(torch.linalg.norm(weight, dim=1), torch.linalg.norm(wanted, dim=1))
+    assert len(calls) == 3
 
 
 def test_moving_to_another_type_leaves_the_bytes() -> None:

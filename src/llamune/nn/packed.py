@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llamune.nn.lazy_weight import LazyWeight
 from llamune.nn.unpack import unpack, unpacked_shape
 
 __all__ = ["PackedEmbedding", "PackedLinear", "from_pairs", "to_pairs"]
@@ -149,7 +150,14 @@ class PackedLinear(nn.Linear):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]  # nn.Linear declares a parameter
-        """The unpacked weight, (rows, columns), made anew each time."""
+        """The weight, (rows, columns), unpacked when it is used, anew each time."""
+        if torch.compiler.is_compiling():
+            return self.unpacked()
+        shape = (self.out_features, self.in_features)
+        return LazyWeight(self.unpacked, shape, self.dtype, self.packed.device)
+
+    def unpacked(self) -> Tensor:
+        """Return the dense weight, (rows, columns)."""
         dense = unpack(self.packed, self.kind, self.dtype, compiled=self.compiled)
         return from_pairs(dense, self.n_pair_head, dim=0)
 
@@ -199,7 +207,12 @@ class PackedEmbedding(nn.Embedding):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]  # nn.Embedding declares a parameter
-        """The unpacked table, (rows, columns), made anew each time, without `scale`."""
+        """The table, (rows, columns), unpacked when it is used, without `scale`."""
+        shape = (self.num_embeddings, self.embedding_dim)
+        return LazyWeight(self.unpacked, shape, self.dtype, self.packed.device)
+
+    def unpacked(self) -> Tensor:
+        """Return the dense table, (rows, columns), without `scale`."""
         return unpack(self.packed, self.kind, self.dtype)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  nn.Embedding's name
