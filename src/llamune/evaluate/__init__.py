@@ -1,5 +1,6 @@
 """Is it the same, and is it better? The proof, losses and KL, scores with error bars."""
 
+from llamune.evaluate.answers import identity_of
 from llamune.evaluate.distributions import (
     Agreement,
     Tally,
@@ -10,19 +11,31 @@ from llamune.evaluate.distributions import (
     perplexity,
     token_losses,
 )
+from llamune.evaluate.evaluation import Evaluation, Forgetting, evaluate, forgotten
+from llamune.evaluate.history import KeptScore, kept_scores, scores_path
 from llamune.evaluate.items import Item, item_of, read_items
+from llamune.evaluate.judge import RUBRIC, Judge
 from llamune.evaluate.metrics import METRICS, Metric, metric_named, metric_of
+from llamune.evaluate.outcomes import Asking, Outcome, outcomes_of
 from llamune.evaluate.proof import Proof, prove, prove_adapter
+from llamune.evaluate.report import html_report
 from llamune.evaluate.scores import Comparison, Score, comparison_of, score_of, score_records
 from llamune.evaluate.spelling import Conversation, Spelling
 
 __all__ = [
     "METRICS",
+    "RUBRIC",
     "Agreement",
+    "Asking",
     "Comparison",
     "Conversation",
+    "Evaluation",
+    "Forgetting",
     "Item",
+    "Judge",
+    "KeptScore",
     "Metric",
+    "Outcome",
     "Proof",
     "Score",
     "Spelling",
@@ -30,16 +43,23 @@ __all__ = [
     "agreement",
     "bits_per_byte",
     "comparison_of",
+    "evaluate",
+    "forgotten",
+    "html_report",
+    "identity_of",
     "item_of",
+    "kept_scores",
     "kl_divergence",
     "log_softmax",
     "metric_named",
     "metric_of",
+    "outcomes_of",
     "perplexity",
     "prove",
     "prove_adapter",
     "read_items",
     "score_of",
     "score_records",
+    "scores_path",
     "token_losses",
 ]

@@ -7,7 +7,6 @@ import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +82,7 @@ class AnswerBook:
 
 
 def answers_of(
-    engine: Engine,
+    engine: Engine | None,
     items: Sequence[Item],
     options: GenerateOptions,
     *,
@@ -95,7 +94,7 @@ def answers_of(
     """Return the model's answer to each item.
 
     Args:
-        engine: answers.
+        engine: answers what the book does not; None where the book has every answer.
         items: the questions.
         options: how to choose tokens.
         scales: adapter name → strength; default as the engine was opened.
@@ -111,6 +110,7 @@ def answers_of(
     def answer(item: Item) -> str:
         found = kept.get(item.digest)
         if found is None:
+            assert engine is not None  # noqa: S101  the caller looked into the book
             found = engine.answer(item.messages, options, scales=scales).text
             kept.put(item.digest, found)
         if advance is not None:
@@ -119,8 +119,3 @@ def answers_of(
 
     with ThreadPoolExecutor(n_parallel) as pool:
         return list(pool.map(answer, items))
-
-
-def settings_of(options: GenerateOptions) -> dict[str, Any]:
-    """Return options as data that a book's name is made of."""
-    return asdict(options)
