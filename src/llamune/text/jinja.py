@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any
 
 import jinja2
 
+from llamune.errors import UnsupportedError
 from llamune.text.errors import TemplateError
-from llamune.text.sandbox import MAX_SOURCE, Sandbox, limits
+from llamune.text.sandbox import MAX_SOURCE, Sandbox, limits, to_json
 from llamune.text.templates import ChatTemplate
 
 __all__ = ["JinjaTemplate"]
 
+# marks by which llama.cpp knows templates that need their messages changed
+TRIMMED = "You have access to the following functions in JSONSchema format"
+OLD_GEMMA4, NEW_GEMMA4 = "'<|tool_call>call:'", "{#- OpenAI Chat Completions:"
 # what a template may raise besides Jinja's own errors: it is a program that somebody else wrote
 PROGRAM_ERRORS = (
     ArithmeticError,
@@ -66,17 +71,38 @@ class JinjaTemplate(ChatTemplate):
         add_generation_prompt: bool,
         variables: Mapping[str, Any],
     ) -> str:
-        """Return the text of messages, adapted to the template as llama.cpp adapts them."""
-        messages = [adapted(message) for message in messages]
+        """Return the text of messages, adapted to the template as llama.cpp adapts them.
+
+        Source: llama.cpp, `common_chat_templates_apply_jinja` (common/chat.cpp).
+        """
+        self.refuse_rewritten(messages)
         if messages and messages[0].get("role") == "system" and not self.knows_system:
             messages = system_merged(messages)
-        values = {
-            "messages": messages,
-            "tools": [dict(tool) for tool in tools] if tools else None,
-            "add_generation_prompt": add_generation_prompt,
-            **variables,
-        }
-        return self.run(self.with_tools if tools else self.compiled, values)
+        if TRIMMED in self.text:
+            messages = [trimmed(message) for message in messages]
+        values = {"add_generation_prompt": add_generation_prompt, **variables}
+        if tools:
+            values["tools"] = copy.deepcopy(list(tools))
+        template = self.with_tools if tools else self.compiled
+        objects = [adapted(message, json.loads) for message in messages]
+        try:
+            return self.run(template, {**values, "messages": objects})
+        except TemplateError:
+            texts = [adapted(message, str) for message in messages]
+            if texts == objects:
+                raise
+        # a few templates join the arguments of a call to other text, so they must be text
+        return self.run(template, {**values, "messages": texts})
+
+    def refuse_rewritten(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Raise where llama.cpp rewrites messages in a way that is not reproduced here."""
+        outdated = OLD_GEMMA4 in self.text and NEW_GEMMA4 not in self.text
+        if outdated and any(message.get("role") == "tool" for message in messages):
+            raise UnsupportedError(
+                f"{self.where}: llama.cpp rewrites the tool messages for this outdated Gemma 4 "
+                "template, and llamune does not",
+                hint="use a model file with the present template",
+            )
 
     @cached_property
     def knows_system(self) -> bool:
@@ -88,6 +114,11 @@ class JinjaTemplate(ChatTemplate):
         except TemplateError:
             return False
 
+    @cached_property
+    def thinks(self) -> bool:
+        """Whether the template knows thoughts; llama.cpp then lets the model think."""
+        return "think" in self.text.replace("enable_thinking", "")
+
     def run(self, template: jinja2.Template, values: Mapping[str, Any]) -> str:
         """Run the template in the sandbox.
 
@@ -98,7 +129,7 @@ class JinjaTemplate(ChatTemplate):
         given = {
             "bos_token": self.bos,
             "eos_token": self.eos,
-            "enable_thinking": True,
+            "enable_thinking": self.thinks,
             "date_string": now.strftime("%d %b %Y"),
             "datetime": now.strftime("%b %d %Y"),
             **values,
@@ -116,22 +147,38 @@ class JinjaTemplate(ChatTemplate):
         return TemplateError(f"{self.where}: the chat template failed: {reason}")
 
 
-def adapted(message: dict[str, Any]) -> dict[str, Any]:
-    """Return a message as templates expect it: no `developer`, call arguments as an object."""
+def adapted(message: dict[str, Any], arguments: Callable[[str], Any]) -> dict[str, Any]:
+    """Return a copy of a message as templates expect it: no `developer`, content never missing.
+
+    Args:
+        message: a message in OpenAI's form.
+        arguments: what makes a call's arguments of their JSON text.
+    """
+    message = copy.deepcopy(message)
     if message.get("role") == "developer":
-        message = {**message, "role": "system"}
-    if not message.get("tool_calls"):
-        return message
-    calls = [dict(call) for call in message["tool_calls"]]
-    for call in calls:
+        message["role"] = "system"
+    if message.get("tool_calls"):
+        message["content"] = message.get("content") or ""
+    for call in message.get("tool_calls") or ():
         function = call.get("function")
-        if isinstance(function, Mapping) and isinstance(function.get("arguments"), str):
+        if isinstance(function, dict) and "arguments" in function:
+            found = function["arguments"]
+            text = found if isinstance(found, str) else to_json(found)
             try:
-                arguments = json.loads(function["arguments"])
+                function["arguments"] = arguments(text)
             except ValueError as error:
                 raise TemplateError(f"a tool call's arguments are not JSON: {error}") from error
-            call["function"] = {**function, "arguments": arguments}
-    return {"content": "", **message, "tool_calls": calls}
+    return message
+
+
+def trimmed(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message without white space around its texts."""
+    texts = {
+        key: message[key].strip()
+        for key in ("content", "reasoning_content")
+        if isinstance(message.get(key), str)
+    }
+    return {**message, **texts}
 
 
 def system_merged(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
