@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from llamune.data import DataError, DataFile, Message, data_files, open_reader, read_records
 from llamune.data.lenient import blank_out
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 ALPACA = {"instruction": "Sort:", "input": "a ticket", "output": "billing"}
 SHAREGPT = {
     "conversations": [
@@ -302,6 +303,24 @@ def test_japanese_encodings_are_recognised_and_said(
     read = read_records([written(tmp_path, JAPANESE.encode(encoding))])
     assert read.encoding == said
     assert read.records[0].answer == "配送"
+
+
+@pytest.mark.parametrize("encoding", ["cp932", "euc_jp", "iso2022_jp"])
+def test_a_single_short_line_is_enough_to_tell(tmp_path: Path, encoding: str) -> None:
+    lines = (EXAMPLES / "keigo.jsonl").read_text(encoding="utf-8").splitlines()
+    wrong = [
+        line
+        for line in lines
+        if read_records([written(tmp_path, line.encode(encoding))]).encoding != encoding
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("text", ["café naïve", "costs £5", "Müller, Straße"])
+def test_western_text_is_not_taken_for_japanese(tmp_path: Path, text: str) -> None:
+    raw = json.dumps({"prompt": text, "completion": text}, ensure_ascii=False).encode("cp1252")
+    read = read_records([written(tmp_path, raw)])
+    assert (read.encoding, read.records[0].answer) == ("cp1252", text)
 
 
 def test_a_few_broken_bytes_are_problems_not_another_encoding(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ field, asked only about the encodings that Japanese and Western files really com
 from __future__ import annotations
 
 import codecs
+import re
 
 from llamune.data.errors import DataError
 
@@ -20,7 +21,10 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-CANDIDATES = ("cp932", "euc_jp", "iso2022_jp", "cp1252")
+CANDIDATES = ("cp932", "euc_jp", "cp1252")
+JAPANESE = {"cp932", "euc_jp"}
+KANA = re.compile(r"[\u3041-\u30ff\u3001\u3002]")
+HALF_WIDTH = re.compile(r"[\uff61-\uff9f]")
 
 
 def encoding_of(sample: bytes, *, whole: bool) -> str:
@@ -68,8 +72,18 @@ def guess(sample: bytes, *, whole: bool) -> str:
             "in no known encoding",
             hint="save it as UTF-8 (Shift_JIS, EUC-JP, ISO-2022-JP and UTF-16 are read too)",
         )
-    japanese = [name for name in possible if name != "cp1252"]
-    best = from_bytes(sample, cp_isolation=list(possible)).best()
-    if best is not None and best.encoding in possible:
-        return str(best.encoding)
-    return (japanese or possible)[0]
+    best = from_bytes(sample, cp_isolation=possible).best()
+    likely = str(best.encoding) if best is not None and best.encoding in possible else possible[0]
+    if likely not in JAPANESE:
+        return likely
+    # On a line or two the statistics of CP932 and EUC-JP are close: kana decides.
+    scores = {name: n_kana(sample.decode(name, "ignore")) for name in JAPANESE & set(possible)}
+    best_japanese = max(sorted(scores), key=scores.__getitem__)
+    if scores[best_japanese] < 0 and "cp1252" in possible:
+        return "cp1252"
+    return best_japanese
+
+
+def n_kana(text: str) -> int:
+    """Return how many full-width kana a text has, less the half-width ones."""
+    return len(KANA.findall(text)) - len(HALF_WIDTH.findall(text))
