@@ -127,7 +127,7 @@ def publish(
             placed = place_in_lmstudio(model, name, merged=merged, replace=replace, advance=advance)
         else:
             placed = place_file(
-                model, Path(plan.to), merged=merged, replace=replace, advance=advance
+                model, Path(plan.to).expanduser(), merged=merged, replace=replace, advance=advance
             )
     if plan.run is not None:
         line = f"{plan.to}: {placed.where}, {placed.digest or 'digest unknown'}"

@@ -35,7 +35,8 @@ __all__ = ["LoadedModel", "Ollama", "OllamaError", "ollama_address"]
 DEFAULT_PORT = 11434
 PORTS = {"http": 80, "https": 443}
 FIRST_WITHOUT_ADAPTERS = (0, 34, 1)
-TIMEOUT = httpx.Timeout(600.0, connect=3.0)  # hashing and copying a large file takes minutes
+TIMEOUT = httpx.Timeout(10.0, connect=3.0)
+LONG_TIMEOUT = httpx.Timeout(1800.0, connect=3.0)  # hashing and copying a large file takes minutes
 SECONDS_TO_UNLOAD = 30.0
 SECONDS_BETWEEN_LOOKS = 0.2
 MAX_ANSWER_BYTES = 64 << 20
@@ -163,6 +164,7 @@ class Ollama:
             f"/api/blobs/{found}",
             accepted=(200, 201),
             content=file_pieces(path, advance),
+            timeout=LONG_TIMEOUT,
             headers={"Content-Length": str(path.stat().st_size)},
         )
         return found
@@ -192,6 +194,8 @@ class Ollama:
             OllamaError: the server refuses.
         """
         told = advance or (lambda _: None)
+        if self.is_remote and on_status is not None:
+            on_status(f"sending to another machine: {self.address}")
         files = [(path, layer_digest(model, index)) for index, path in enumerate(model.paths)]
         if merged is not None:
             files = [(merged, None)]
@@ -258,7 +262,7 @@ class Ollama:
         """
         status = None
         try:
-            with self.client.stream("POST", path, json=body) as response:
+            with self.client.stream("POST", path, json=body, timeout=LONG_TIMEOUT) as response:
                 if response.status_code != 200:
                     self.check(response.status_code, response.read(), (200,), path)
                 for line in response.iter_lines():

@@ -116,7 +116,8 @@ def refuse_other_kinds(name: ModelName, manifest: Manifest) -> None:
             hint="fetch its files with an OCI tool, such as: oras pull",
         )
     kinds = sorted({layer.media_type for layer in manifest.layers})
-    raise UnsupportedError(f"{name}: has no GGUF layer, but {', '.join(kinds)[:200] or 'nothing'}")
+    found = f"layers: {', '.join(kinds)[:200]}" if kinds else "it has no layers at all"
+    raise UnsupportedError(f"{name}: has no GGUF layer to run or train ({found})")
 
 
 def read_manifest(registry: Registry, reference: str) -> Manifest:
