@@ -169,6 +169,28 @@ def test_a_model_of_the_same_base_answers_from_the_same_weights(
     assert engine.answer(QUESTION, GREEDY, scales={}).text
 
 
+def test_a_models_layers_reach_its_prompt(starter_path: Path):
+    """The store's Go template and system prompt, and the file's own template with them."""
+    from dataclasses import replace
+
+    plain = replace(resolve(str(starter_path)), system="Answer in French.")
+    with_layer = replace(
+        plain,
+        template="{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n{{ end }}"
+        "<|im_start|>user\n{{ .Prompt }}<|im_end|>\n<|im_start|>assistant\n",
+    )
+    with open_engine(plain, n_ctx=256, n_threads=1) as engine:
+        prompt = engine.render(QUESTION)
+        assert "Answer in French." in prompt
+        view = engine.as_model(with_layer)
+        assert view.persona.render is not None
+        assert engine.persona.render is None
+        assert view.persona.render(QUESTION) == engine.tokenize(prompt)
+        assert view.answer(QUESTION, GREEDY).text == engine.answer(QUESTION, GREEDY).text
+        other = [{"role": "system", "content": "Answer in German."}, *QUESTION]
+        assert "French" not in engine.render(other)
+
+
 @pytest.mark.parametrize(
     "path", ["/v1/chat/completions", "/completion", "/tokenize", "/props", "/slots", "/metrics"]
 )

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from llamune.cli import _screen
 from llamune.errors import LlamuneError, UnsupportedError
-
-if TYPE_CHECKING:
-    from llamune.engine import Piece
 
 
 def command(
@@ -39,6 +35,9 @@ def command(
     ] = None,
     context: Annotated[int | None, typer.Option(help="tokens of context")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="ollama, or the URL of an OpenAI-compatible endpoint")
+    ] = None,
     image: Annotated[Path | None, typer.Option(hidden=True)] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="print the answer with its figures as JSON")
@@ -53,26 +52,24 @@ def command(
             f"--image {image}: Llamune answers text only", hint="leave the picture out"
         )
     text = question(prompt)
-    from llamune.engine import GenerateOptions, adapters_named, collect, open_engine
-    from llamune.store import resolve
+    from llamune.cli._talking import opened, write
+    from llamune.engine import GenerateOptions, collect
 
     options = GenerateOptions(
         max_tokens=max_tokens, temperature=temperature, seed=seed, stop=tuple(stop or ())
     )
-    base = resolve(model)
-    for note in base.notes:
-        _screen.note(note)
-    extra = [found for name in adapter or () for found in adapters_named(name, base=base)]
-    with open_engine(base, adapters=extra, n_ctx=context, n_threads=threads) as engine:
+    with opened(
+        model, engine=engine, adapters=adapter or (), n_ctx=context, n_threads=threads
+    ) as ready:
         pieces = (
-            engine.generate(text, options)
+            ready.generate(text, options)
             if raw
-            else engine.chat(messages_of(text, system=system), options)
+            else ready.chat(messages_of(text, system=system), options)
         )
         if as_json:
             from dataclasses import asdict
 
-            _screen.data_json({"model": str(base)} | asdict(collect(pieces)))
+            _screen.data_json({"model": ready.name} | asdict(collect(pieces)))
         else:
             write(pieces)
 
@@ -99,18 +96,3 @@ def messages_of(text: str, *, system: str | None) -> list[dict[str, Any]]:
     """Return a conversation of one question."""
     before = [{"role": "system", "content": system}] if system else []
     return [*before, {"role": "user", "content": text}]
-
-
-def write(pieces: Iterator[Piece]) -> None:
-    """Print an answer as it comes; a model's words may not steer the terminal."""
-    clean = _screen.plain_lines if sys.stdout.isatty() else str
-    last = "\n"
-    for piece in pieces:
-        if piece.text:
-            last = piece.text
-            sys.stdout.write(clean(piece.text))
-            sys.stdout.flush()
-        if piece.finish_reason == "length":
-            _screen.warn("the answer was cut at --max-tokens")
-    if not last.endswith("\n"):
-        sys.stdout.write("\n")

@@ -111,9 +111,9 @@ class EmbeddedEngine(Engine):
         tools: Sequence[Mapping[str, Any]] = (),
         tool_choice: str | Mapping[str, Any] | None = None,
     ) -> Iterator[Piece]:
+        if self.persona.render is not None and not tools:  # it puts the opening there itself
+            return self.generate(self.persona.render(messages), options, scales=scales)
         conversation = begin(self.persona.opening, messages)
-        if self.persona.render is not None and not tools:
-            return self.generate(self.persona.render(conversation), options, scales=scales)
         request = chat_request(
             conversation, self._filled(options), tools=tools, tool_choice=tool_choice
         )
@@ -129,7 +129,8 @@ class EmbeddedEngine(Engine):
 
     def render(self, messages: Messages) -> str:
         """Return the prompt that llama.cpp's own template engine makes of a conversation."""
-        answer = self._server.ask("POST", "/apply-template", {"messages": list(messages)})
+        conversation = begin(self.persona.opening, messages)
+        answer = self._server.ask("POST", "/apply-template", {"messages": conversation})
         return str(answer["prompt"])
 
     def close(self) -> None:  # noqa: D102  see Engine
@@ -177,6 +178,6 @@ def joined(chunks: Iterator[Any]) -> Iterator[Piece]:
 
 def begin(opening: Messages, messages: Messages) -> list[Mapping[str, Any]]:
     """Return a conversation with a model's own opening put before it."""
-    has_system = any(message.get("role") == "system" for message in messages)
+    has_system = bool(messages) and messages[0].get("role") == "system"
     before = [m for m in opening if not (has_system and m.get("role") == "system")]
     return [*before, *messages]

@@ -38,12 +38,33 @@ class Persona:
 def persona_of(model: Model) -> Persona:
     """Return how a model answers: its system prompt, messages, parameters and adapters."""
     system = [{"role": "system", "content": model.system}] if model.system else []
+    # only a store's layers lead away from the file's own template, which llama.cpp renders itself
+    has_layers = model.template is not None or model.renderer is not None
     return Persona(
         name=str(model),
         opening=(*system, *model.messages),
         parameters=model.parameters,
         scales={adapter.name: adapter.scale for adapter in adapters_of(model)},
+        render=render_of(model) if has_layers else None,
     )
+
+
+def render_of(model: Model) -> Render | None:
+    """Return our own rendering where a model is served with another template than its file's.
+
+    Raises:
+        TemplateError: the template is broken.
+        UnsupportedError: the runtime renders this model by code of its own.
+    """
+    from llamune.gguf import ModelFile
+    from llamune.text import prompt_ids, template_of, tokenizer_of
+
+    with ModelFile.open(model.paths) as file:
+        tokenizer = tokenizer_of(file)
+        template = template_of(model, file, tokenizer)
+    if template.source == "gguf":
+        return None
+    return lambda messages: prompt_ids(template, tokenizer, messages, add_generation_prompt=True)
 
 
 def adapters_of(model: Model) -> list[LoadedAdapter]:
