@@ -114,7 +114,7 @@ def parquet_rows(path: Path, compression: str) -> Iterator[Row]:
     try:
         with pyarrow.parquet.ParquetFile(path) as table:
             for batch in table.iter_batches(batch_size=BATCH_ROWS):
-                yield from (Row(value, None) for value in batch.to_pylist())
+                yield from (Row(without_nulls(value), None) for value in batch.to_pylist())
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"Parquet is cut or damaged: {one_line(error)}", path=path) from None
 
@@ -140,6 +140,21 @@ def arrow_rows(path: Path, sample: bytes, compression: str) -> Iterator[Row]:
                     )
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"Arrow is cut or damaged: {one_line(error)}", path=path) from None
+
+
+def without_nulls(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row without the nulls inside its lists and objects.
+
+    Arrow gives every object of a column all fields that any of them has: a call with `city`
+    would else get a `radius` of null from another row. Columns themselves stay.
+    """
+
+    def bare(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: bare(inner) for name, inner in value.items() if inner is not None}
+        return [bare(inner) for inner in value] if isinstance(value, list) else value
+
+    return {name: bare(value) for name, value in row.items()}
 
 
 def one_line(error: Exception) -> str:
