@@ -1,6 +1,7 @@
 """Text exactly as it will be served: tokenizers and chat templates from the model file."""
 
-from llamune.text.choosing import template_of
+from llamune.text.choosing import has_template, template_of
+from llamune.text.comparing import EXAMPLE, Difference, compare, faults, thought_difference
 from llamune.text.errors import TemplateError, TextError
 from llamune.text.golang import GoTemplate
 from llamune.text.jinja import JinjaTemplate
@@ -10,7 +11,9 @@ from llamune.text.tokenizer import Tokenizer, tokenizer_of
 from llamune.text.vocabulary import Vocabulary
 
 __all__ = [
+    "EXAMPLE",
     "ChatTemplate",
+    "Difference",
     "GoTemplate",
     "JinjaTemplate",
     "TemplateError",
@@ -18,7 +21,11 @@ __all__ = [
     "TokenKind",
     "Tokenizer",
     "Vocabulary",
+    "compare",
+    "faults",
+    "has_template",
     "prompt_ids",
     "template_of",
+    "thought_difference",
     "tokenizer_of",
 ]

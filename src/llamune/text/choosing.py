@@ -20,7 +20,7 @@ from llamune.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from llamune.store import Model
 
-__all__ = ["template_of"]
+__all__ = ["has_template", "template_of"]
 
 KEY = "tokenizer.chat_template"
 TOOLS_KEY = "tokenizer.chat_template.tool_use"
@@ -65,6 +65,11 @@ def template_of(
     template = JinjaTemplate(NAMED[chosen], where=f"template {chosen}", **texts, **layers)
     template.source = "named"
     return template
+
+
+def has_template(file: ModelFile) -> bool:
+    """Whether a model file brings a chat template."""
+    return KEY in file.metadata
 
 
 def from_file(
