@@ -107,7 +107,7 @@ def tiny_model(folder: Path, family: str = "llama", kind: str = "F32", *, seed: 
 
     out = folder / f"{family}-{kind}-{seed}.gguf"
     if not out.exists():
-        from_transformers(tiny_folder(folder, family, seed=seed), out, kind)
+        from_transformers(tiny_folder(folder, family, seed=seed), out, kind, pure=True)
     return out
 
 

@@ -108,6 +108,7 @@ class Family:
 
     name: str
     sizes: Sizes
+    model_type: str  # as in `config.json`
     config_class: str
     model_class: str
     config: Mapping[str, Any]

@@ -44,6 +44,7 @@ def gemma2(model: Described) -> Family:
     return Family(
         name="gemma2",
         sizes=sizes,
+        model_type="gemma2",
         config_class="Gemma2Config",
         model_class="Gemma2ForCausalLM",
         config={

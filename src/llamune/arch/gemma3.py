@@ -40,6 +40,7 @@ def gemma3(model: Described) -> Family:
     return Family(
         name="gemma3",
         sizes=sizes,
+        model_type="gemma3_text",
         config_class="Gemma3TextConfig",
         model_class="Gemma3ForCausalLM",
         config={

@@ -55,6 +55,7 @@ def llama(model: Described) -> Family:
     return Family(
         name="llama",
         sizes=sizes,
+        model_type="llama",
         config_class="LlamaConfig",
         model_class="LlamaForCausalLM",
         config={

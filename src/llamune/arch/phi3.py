@@ -47,6 +47,7 @@ def phi3(model: Described) -> Family:
     return Family(
         name="phi3",
         sizes=sizes,
+        model_type="phi3",
         config_class="Phi3Config",
         model_class="Phi3ForCausalLM",
         config={

@@ -30,6 +30,7 @@ def qwen2(model: Described) -> Family:
     return Family(
         name="qwen2",
         sizes=sizes,
+        model_type="qwen2",
         config_class="Qwen2Config",
         model_class="Qwen2ForCausalLM",
         config={

@@ -32,6 +32,7 @@ def qwen3(model: Described) -> Family:
     return Family(
         name="qwen3",
         sizes=sizes,
+        model_type="qwen3",
         config_class="Qwen3Config",
         model_class="Qwen3ForCausalLM",
         config={

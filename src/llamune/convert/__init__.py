@@ -18,6 +18,7 @@ from llamune.convert.sizes import (
     section_bytes,
     type_shares,
 )
+from llamune.convert.to_transformers import to_transformers
 from llamune.convert.type_rules import TypeOptions, choose_types, model_shape
 from llamune.gguf import FILE_TYPES, FileType, file_type, file_type_of_number
 
@@ -43,5 +44,6 @@ __all__ = [
     "read_importance",
     "sample_errors",
     "section_bytes",
+    "to_transformers",
     "type_shares",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,20 @@ from llamune.arch import (
     NewKeys,
     OffsetNorm,
     PermuteRows,
-    Role,
     TensorRule,
     describe,
     keys_of_config,
 )
 from llamune.convert.safetensors_folder import FolderTensor, open_folder
 from llamune.convert.tokenizer_keys import tokenizer_keys
+from llamune.convert.type_rules import ModelShape, TypeOptions, choose_types
 from llamune.errors import LlamuneError, UnsupportedError
 from llamune.gguf import (
     Entry,
     FileType,
     NewTensor,
     QuantType,
+    TensorInfo,
     file_type,
     floats_to_rows,
     quant_type,
@@ -38,16 +39,7 @@ from llamune.gguf import (
 __all__ = ["from_transformers"]
 
 CHUNK_BYTES = 16 << 20  # of f32 rows at a time
-# where a row does not divide into a type's blocks; llama.cpp's own fallbacks
-FALLBACK = {
-    "Q2_K": "Q4_0",
-    "Q3_K": "Q4_0",
-    "Q4_K": "Q5_0",
-    "Q5_K": "Q5_1",
-    "Q6_K": "Q8_0",
-    "TQ1_0": "Q4_0",
-    "TQ2_0": "Q4_0",
-}
+LAYERS_OF_70B = 80
 
 
 @dataclass(frozen=True)
@@ -93,6 +85,7 @@ def from_transformers(
     out: Path,
     type: str = "F16",  # noqa: A002  the word people use
     *,
+    pure: bool = False,
     replace: bool = False,
     advance: Callable[[int], object] | None = None,
 ) -> Family:
@@ -101,7 +94,8 @@ def from_transformers(
     Args:
         folder: `config.json`, safetensors, tokenizer.
         out: the new file.
-        type: file type; all matrices get its base type (norms and biases F32).
+        type: file type; which tensor gets which type is llama.cpp's choice.
+        pure: give all matrices the file type's main type.
         replace: whether a file at `out` may be replaced.
         advance: called with the number of bytes just written.
 
@@ -123,10 +117,9 @@ def from_transformers(
     metadata = {key: Entry.of(value) for key, value in draft.metadata.items()}
     metadata |= general_keys(folder, wanted)
     written = [table_tensor(name, table) for name, table in new.tables.items()]
-    written += [
-        new_tensor(rule, tensors[rule.name], wanted)
-        for rule in sorted(family.rules.values(), key=lambda rule: file_order(rule.gguf))
-    ]
+    rules = sorted(family.rules.values(), key=lambda rule: file_order(rule.gguf))
+    types = types_of(family, rules, wanted, pure=pure)
+    written += [new_tensor(rule, tensors[rule.name], types[rule.gguf]) for rule in rules]
     write_gguf(out, metadata=metadata, tensors=written, replace=replace, advance=advance)
     return family
 
@@ -215,26 +208,28 @@ def table_tensor(name: str, table: np.ndarray) -> NewTensor:
     return NewTensor(name, data.shape, quant_type("F32"), lambda: [data])
 
 
-def new_tensor(rule: TensorRule, tensor: FolderTensor, wanted: FileType) -> NewTensor:
+def new_tensor(rule: TensorRule, tensor: FolderTensor, kind: QuantType) -> NewTensor:
     """Return one tensor of the new file."""
-    kind = type_for(rule, wanted)
     return NewTensor(rule.gguf, rule.shape, kind, lambda: rows_of(rule, tensor, kind))
 
 
-def type_for(rule: TensorRule, wanted: FileType) -> QuantType:
-    """Return the type a tensor gets: matrices the base type, all else F32.
-
-    Raises:
-        UnsupportedError: the type does not fit the row and has no fallback.
-    """
-    if rule.role in {Role.NORM, Role.BIAS}:
-        return quant_type("F32")
-    kind = wanted.base
-    while rule.shape[-1] % kind.block_size:
-        if rule.shape[-1] % 32 or kind.name not in FALLBACK:
-            return quant_type("F16")
-        kind = quant_type(FALLBACK[kind.name])
-    return kind
+def types_of(
+    family: Family, rules: Sequence[TensorRule], wanted: FileType, *, pure: bool
+) -> dict[str, QuantType]:
+    """Return the type of each tensor by its GGUF name, as if an F32 file were quantized."""
+    f32 = quant_type("F32")
+    drafts = [TensorInfo(rule.gguf, rule.shape, f32, 0, 4 * rule.n_elements) for rule in rules]
+    sizes = family.sizes
+    shape = ModelShape(
+        architecture=family.name,
+        n_layer=sizes.n_layer,
+        n_expert=0,
+        n_shared=sizes.n_head // sizes.n_head_kv,
+        is_seventy_b=family.name == "llama"
+        and sizes.n_layer == LAYERS_OF_70B
+        and sizes.n_head != sizes.n_head_kv,
+    )
+    return choose_types(drafts, wanted, shape, options=TypeOptions(pure=pure))
 
 
 def rows_of(rule: TensorRule, tensor: FolderTensor, kind: QuantType) -> Iterator[np.ndarray]:

@@ -118,7 +118,8 @@ def pre_name(path: Path, tokenizer: Any) -> str:
     steps = pre.get("pretokenizers", [pre])
     kinds = [step.get("type") for step in steps]
     if kinds == ["Digits", "ByteLevel"] and steps[1].get("use_regex", True):
-        return DIGITS_THEN_GPT2
+        if steps[0].get("individual_digits"):
+            return DIGITS_THEN_GPT2
     pattern: str | None = ""
     if kinds == ["ByteLevel"] and steps[0].get("use_regex", True):
         pattern = GPT2_PATTERN
