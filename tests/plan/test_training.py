@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from llamune.arch import describe
@@ -122,6 +123,7 @@ settings_strategy = st.builds(
 )
 
 
+@limits(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(settings_strategy)
 def test_more_of_anything_never_takes_less(settings: Settings) -> None:
     now = total(settings)
@@ -132,6 +134,7 @@ def test_more_of_anything_never_takes_less(settings: Settings) -> None:
     assert total(replace(settings, compute_type="bfloat16")) <= now
 
 
+@limits(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(settings_strategy)
 def test_parts_are_named_once_are_positive_and_add_up(settings: Settings) -> None:
     memory = training_memory(GEMMA2_9B, settings, factor=1.25)
@@ -157,7 +160,7 @@ def test_operations_are_those_of_the_cost_model() -> None:
 
 def test_the_claim_of_six_hours_is_checked_by_the_cost_model() -> None:
     # 30,000 samples of 128 tokens on an M1 Max: 9.5 h at 4.16 TFLOPS, not 6 h
-    speed = speed_of(SMALL, measured=[4160.0])
+    speed = speed_of(SMALL, n_parameters=9_000_000_000, measured=[4160.0])
     work = Work(steps=1, tokens=3_840_000, mean_length=128)
     plan = training_time(GEMMA2_9B, Settings(compiled=False), work, speed)
     assert plan.low / 3600 < 9.5 < plan.high / 3600
@@ -167,12 +170,13 @@ def test_the_interval_narrows_with_what_is_known() -> None:
     machine = replace(SMALL, n_cores=2, instruction_sets=("avx2",))
     widths = []
     for known in ({}, {"gflops": 180.0}, {"measured": [100.0, 104.0, 96.0]}):
-        speed = speed_of(machine, **known)
+        speed = speed_of(machine, n_parameters=9_000_000_000, **known)
         assert 0 < speed.low < speed.high
         widths.append(speed.high / speed.low)
     assert widths == sorted(widths, reverse=True)
 
 
+@limits(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 600), min_size=1, max_size=200),
     batch=st.integers(1, 16),

@@ -5,6 +5,7 @@ from llamune.jobs.events import JobEvent, OnJobEvent, Settled, Stage
 from llamune.jobs.formats import bytes_text, range_text, seconds_text
 from llamune.jobs.guard import awake, supervise
 from llamune.jobs.merging import Candidate, HeldOutLosses, MergeReport, merge
+from llamune.jobs.planning import ModelPlan, Wishes, plan_model, resident_together, table_row
 from llamune.jobs.preparing import Opened, Prepared, opened, prepare_training
 from llamune.jobs.recipes import recipe_for
 from llamune.jobs.report import report_again, report_of
@@ -15,11 +16,13 @@ __all__ = [
     "HeldOutLosses",
     "JobEvent",
     "MergeReport",
+    "ModelPlan",
     "OnJobEvent",
     "Opened",
     "Prepared",
     "Settled",
     "Stage",
+    "Wishes",
     "awake",
     "bytes_text",
     "check_verdict",
@@ -27,15 +30,18 @@ __all__ = [
     "import_adapter",
     "merge",
     "opened",
+    "plan_model",
     "prepare_training",
     "range_text",
     "recipe_for",
     "report_again",
     "report_of",
+    "resident_together",
     "resume",
     "seconds_text",
     "stopped_hint",
     "summary",
     "supervise",
+    "table_row",
     "tune",
 ]

@@ -3,8 +3,25 @@
 Every figure comes from the file's header, the recipe and the machine; nothing is loaded.
 """
 
+from llamune.plan.advice import Option, nearest_that_fit
+from llamune.plan.audit import Audit, AuditedRun, audit
+from llamune.plan.calibration import Experience, experience, known_compute
+from llamune.plan.cost import CloudCost, PowerCost, cloud_costs, power_cost, watts_of
+from llamune.plan.disk import disk_bytes, load_seconds, tokens_per_second
 from llamune.plan.machines import Accelerator, Machine, bytes_of, detect
 from llamune.plan.memory import MemoryPlan, Part, Settings, lora_parameters, training_memory
+from llamune.plan.profiles import (
+    CloudPrice,
+    Profile,
+    cloud_prices,
+    device_machine,
+    electricity,
+    machine_of_memory,
+    profiles,
+)
+from llamune.plan.published import known_models, published_shape
+from llamune.plan.recommend import PURPOSES, Purpose, Recommendation, recommend
+from llamune.plan.running import CACHE_TYPES, cache_bytes, compute_bytes, running_memory
 from llamune.plan.shape import Linear, Shape, shape_of
 from llamune.plan.timing import Speed, TimePlan, Work, speed_of, training_time
 from llamune.plan.training import (
@@ -14,32 +31,67 @@ from llamune.plan.training import (
     plan_settings,
     plan_training,
     settings_of,
+    usual_compute_type,
     verdict,
 )
 
 __all__ = [
+    "CACHE_TYPES",
+    "PURPOSES",
     "Accelerator",
+    "Audit",
+    "AuditedRun",
+    "CloudCost",
+    "CloudPrice",
+    "Experience",
     "Linear",
     "Machine",
     "MemoryPlan",
+    "Option",
     "Part",
     "Plan",
+    "PowerCost",
+    "Profile",
+    "Purpose",
+    "Recommendation",
     "Settings",
     "Shape",
     "Speed",
     "TimePlan",
     "Verdict",
     "Work",
+    "audit",
     "bytes_of",
+    "cache_bytes",
+    "cloud_costs",
+    "cloud_prices",
+    "compute_bytes",
     "detect",
+    "device_machine",
+    "disk_bytes",
+    "electricity",
+    "experience",
+    "known_compute",
+    "known_models",
     "largest_micro_batch",
+    "load_seconds",
     "lora_parameters",
+    "machine_of_memory",
+    "nearest_that_fit",
     "plan_settings",
     "plan_training",
+    "power_cost",
+    "profiles",
+    "published_shape",
+    "recommend",
+    "running_memory",
     "settings_of",
     "shape_of",
     "speed_of",
+    "tokens_per_second",
     "training_memory",
     "training_time",
+    "usual_compute_type",
     "verdict",
+    "watts_of",
 ]

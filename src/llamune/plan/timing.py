@@ -12,10 +12,12 @@ from llamune.plan.machines import Machine
 from llamune.plan.memory import Settings
 from llamune.plan.shape import Shape
 
-__all__ = ["Speed", "TimePlan", "Work", "padded_tokens", "speed_of", "training_time"]
+__all__ = ["Speed", "TimePlan", "Work", "padded_tokens", "speed_of", "training_time", "utilisation"]
 
 # share of the speed of plain matrix products that a training step reaches, low and high
 UTILISATION = {"cpu": (0.40, 0.65), "mps": (0.25, 0.45), "cuda": (0.20, 0.50)}
+SMALL_PARAMETERS = 500_000_000  # below, a GPU waits for its launches
+SMALL_UTILISATION = (0.05, 0.15)
 UNMEASURED_CPU_FLOPS_PER_CYCLE = {"avx512f": 32, "avx2": 16, "asimd": 8}  # f32, a core, sustained
 GUESSED_HERTZ = 2.5e9
 MEASURED_SPREAD = 0.10  # how far one run's speed is from another's on the same machine
@@ -155,13 +157,30 @@ def training_time(shape: Shape, settings: Settings, work: Work, speed: Speed) ->
     )
 
 
+def utilisation(kind: str, n_parameters: int) -> tuple[float, float]:
+    """Return the share of a device's peak that training reaches, low and high.
+
+    Args:
+        kind: `cpu`, `mps` or `cuda`.
+        n_parameters: of the model.
+    """
+    if kind != "cpu" and n_parameters < SMALL_PARAMETERS:
+        return SMALL_UTILISATION
+    return UTILISATION[kind]
+
+
 def speed_of(
-    machine: Machine, *, gflops: float | None = None, measured: Sequence[float] = ()
+    machine: Machine,
+    *,
+    n_parameters: int,
+    gflops: float | None = None,
+    measured: Sequence[float] = (),
 ) -> Speed:
     """Return what is known of the speed of training on a machine, best source first.
 
     Args:
         machine: the machine.
+        n_parameters: of the model.
         gflops: what a timed trial of matrix products reached, 10^9 operations a second.
         measured: what past runs with this model reached, 10^9 operations a second.
     """
@@ -173,7 +192,7 @@ def speed_of(
             high=middle * (1 + spread),
             source=f"{len(measured)} past runs on this machine",
         )
-    low, high = UTILISATION[machine.device]
+    low, high = utilisation(machine.device, n_parameters)
     if gflops:
         source = f"timed trial, {gflops:,.0f} GFLOP/s, {low:.0%} to {high:.0%} of it reached"
         return Speed(low=gflops * low, high=gflops * high, source=source)

@@ -39,6 +39,7 @@ class Plan:
     Args:
         shape: the model.
         settings: the choices.
+        work: steps and tokens.
         machine: where.
         memory: predicted peak and its parts.
         time: predicted seconds and what they come from.
@@ -48,6 +49,7 @@ class Plan:
 
     shape: Shape
     settings: Settings
+    work: Work
     machine: Machine
     memory: MemoryPlan
     time: TimePlan
@@ -248,10 +250,16 @@ def plan_settings(
         place=place.place,
         factor=known.memory_factor if known else 1.0,
     )
-    speed = speed_of(place, gflops=gflops, measured=known.gflops if known else ())
+    speed = speed_of(
+        place,
+        n_parameters=shape.n_parameters,
+        gflops=gflops,
+        measured=known.gflops if known else (),
+    )
     return Plan(
         shape=shape,
         settings=settings,
+        work=work,
         machine=place,
         memory=memory,
         time=training_time(shape, settings, work, speed),

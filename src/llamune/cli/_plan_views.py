@@ -1,0 +1,269 @@
+"""What `llamune plan` prints: one model, several, a whole machine, and the audit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from llamune.cli import _screen
+
+if TYPE_CHECKING:
+    from llamune.jobs import ModelPlan, Wishes
+    from llamune.plan import Machine, MemoryPlan, Plan, Verdict
+
+__all__ = ["show_audit", "show_machine", "show_model", "show_together"]
+
+VERDICTS = {"fits": "fits", "tight": "tight: close other programs", "no": "does not fit"}
+MOST_CLOUDS = 3
+
+
+def gb(nbytes: float) -> str:
+    """Return bytes in decimal GB."""
+    return f"{nbytes / 1e9:,.2f} GB"
+
+
+def show_model(plan: ModelPlan, wishes: Wishes, *, explain: bool) -> None:
+    """Print everything about one model."""
+    shape, machine = plan.shape, plan.machine
+    _screen.data(
+        _screen.plain(
+            f"{shape.name}: {shape.architecture}, {shape.n_parameters / 1e9:,.3g} B parameters, "
+            f"{shape.file_type}, {gb(shape.file_bytes)} ({shape.file_bytes / 2**30:,.2f} GiB), "
+            f"from its {plan.source}"
+        )
+    )
+    _screen.data(f"{machine_words(machine)}\n")
+    context = min(wishes.context, shape.context_length)
+    show_memory(f"running, {context:,} tokens", plan.running, plan.running_verdict, machine)
+    show_training(plan.training)
+    show_cost(plan, wishes)
+    recommendation = plan.recommendation
+    _screen.data(f"advice for a {wishes.purpose}: {recommendation.method}, {recommendation.store}")
+    for reason in recommendation.reasons:
+        _screen.data(f"  - {reason}")
+    _screen.data(licence_words(plan))
+    if explain:
+        show_formulas(plan)
+
+
+def machine_words(machine: Machine) -> str:
+    """Return a machine in one line."""
+    parts = [_screen.plain(machine.name)]
+    if machine.n_cores:
+        sets = ", ".join(machine.instruction_sets)
+        parts.append(f"{machine.n_cores} cores{f' ({sets})' if sets else ''}")
+    parts.append(f"{machine.memory_bytes / 2**30:,.0f} GiB {machine_memory_word(machine)}")
+    if machine.accelerator:
+        gpu = machine.accelerator
+        parts.append(f"GPU {_screen.plain(gpu.name)} {gpu.memory_bytes / 2**30:,.0f} GiB")
+    else:
+        parts.append("no GPU")
+    parts.append(f"{gb(machine.budget_bytes)} to use")
+    return ", ".join(parts)
+
+
+def machine_memory_word(machine: Machine) -> str:
+    """Return what the memory is called."""
+    return "unified memory" if machine.unified else "RAM"
+
+
+def show_memory(title: str, memory: MemoryPlan, verdict: Verdict, machine: Machine) -> None:
+    """Print the parts of a memory plan, and whether it fits."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2))
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column()
+    for part in memory.parts:
+        table.add_row(f"  {part.key}", gb(part.nbytes), part.place)
+    if memory.factor != 1.0:
+        table.add_row("  past runs", f"x {memory.factor:.2f}", "")
+    total = f"{gb(memory.total_bytes)}"
+    table.add_row("  in all", total, f"of {gb(machine.budget_bytes)}: {VERDICTS[verdict]}")
+    _screen.data(title)
+    _screen.show(table)
+    _screen.data("")
+
+
+def show_training(plan: Plan) -> None:
+    """Print memory and time of a training."""
+    settings = plan.settings
+    kind = settings.method
+    if settings.is_adapter:
+        kind += f", rank {settings.rank} ({plan.n_trained:,} parameters)"
+    title = (
+        f"training: {kind}, {settings.micro_batch} x {settings.length} tokens at once, "
+        f"{settings.compute_type}"
+    )
+    show_memory(title, plan.memory, plan.verdict, plan.machine)
+    for sentence in plan.advice:
+        _screen.data(f"  would fit: {sentence}")
+    time = plan.time
+    _screen.data(
+        f"time: {span(time.total_low, time.total_high)} for {time.tokens:,} tokens "
+        f"({time.speed.source})"
+    )
+
+
+def span(low: float, high: float) -> str:
+    """Return an interval of durations."""
+    from llamune.jobs import range_text
+
+    return range_text(low, high)
+
+
+def show_cost(plan: ModelPlan, wishes: Wishes) -> None:
+    """Print money, disk, and LoRA against full."""
+    power = plan.power
+    _screen.data(
+        f"electricity: {power.kwh_low:.2g} to {power.kwh_high:.2g} kWh, "
+        f"{power.low:,.0f} to {power.high:,.0f} {power.currency}"
+    )
+    for cost in plan.clouds[:MOST_CLOUDS]:
+        _screen.data(
+            f"  or {cost.price.name}: {cost.hours_low:.2g} to {cost.hours_high:.2g} h, "
+            f"{cost.usd_low:,.2f} to {cost.usd_high:,.2f} USD"
+        )
+    disk = plan.disk
+    _screen.data(
+        f"disk: adapter {gb(disk['adapter'])}, merged {gb(disk['merged'])}, checkpoints "
+        f"{gb(disk['checkpoints'])} while it trains"
+    )
+    if wishes.n_variants > 1:
+        _screen.data(
+            f"  {wishes.n_variants} variants: {gb(disk['variants as adapters'])} as adapters, "
+            f"{gb(disk['variants as files'])} as files"
+        )
+    full = plan.full
+    ratio = full.time.middle / plan.training.time.middle
+    fits = "" if full.fits else ", which does not fit here"
+    _screen.data(
+        f"every weight in dense f32 with AdamW instead: {gb(full.memory_bytes)}{fits}, "
+        f"{ratio:.1f} times the time"
+    )
+
+
+def licence_words(plan: ModelPlan) -> str:
+    """Return in one line what the licence lets one do with the result."""
+    shown = ("share-merged", "share-adapter", "sell-merged", "serve")
+    answers = ", ".join(f"{act}: {plan.permitted[act]}" for act in shown)
+    return f"licence: {answers} (`llamune license` says why)"
+
+
+def show_formulas(plan: ModelPlan) -> None:
+    """Print every formula with its numbers, and the way of the bytes."""
+    from llamune.plan import load_seconds, tokens_per_second
+
+    _screen.data("\nhow it was worked out")
+    for title, memory in (("running", plan.running), ("training", plan.training.memory)):
+        for part in memory.parts:
+            _screen.data(f"  {title} {part.key}: {part.formula} = {part.nbytes:,} bytes")
+    time, work = plan.training.time, plan.training.work
+    _screen.data(
+        f"  operations: {time.tokens:,} tokens x "
+        f"{time.flops / max(1, time.tokens):,.4g} = {time.flops:.4g} "
+        f"({plan.training.settings.passes}, mean length {work.mean_length:.0f})"
+    )
+    _screen.data(
+        f"  time: {time.flops:.4g} / ({time.speed.low:,.0f} to {time.speed.high:,.0f} GFLOP/s)"
+    )
+    _screen.data(f"  electricity: {plan.power.formula}")
+    place = plan.machine.place
+    way = "disk -> RAM" if place == "RAM" else f"disk -> RAM -> {place}"
+    _screen.data(
+        f"  the way of the bytes: {way}; reading the file takes about "
+        f"{load_seconds(plan.shape):.1f} s at 1 GB/s, the first time"
+    )
+    bandwidth = plan.machine.bandwidth
+    if bandwidth:
+        _screen.data(
+            f"  memory delivers {bandwidth / 1e9:,.0f} GB/s: at most "
+            f"{tokens_per_second(plan.shape, bandwidth):,.0f} tokens/s in one conversation"
+        )
+
+
+def show_together(
+    inside: Sequence[ModelPlan], outside: Sequence[ModelPlan], machine: Machine
+) -> None:
+    """Print which models can be loaded at once."""
+    _screen.data(machine_words(machine))
+    used = 0
+    for plan in inside:
+        used += plan.running.total_bytes
+        _screen.data(_screen.plain(f"  {plan.shape.name}: {gb(plan.running.total_bytes)}, loaded"))
+    for plan in outside:
+        _screen.data(
+            _screen.plain(f"  {plan.shape.name}: {gb(plan.running.total_bytes)}, no longer fits")
+        )
+    _screen.data(f"together: {gb(used)} of {gb(machine.budget_bytes)}")
+
+
+def show_machine(machine: Machine, wishes: Wishes, *, as_json: bool) -> None:
+    """Print every known model against one machine."""
+    from rich.table import Table
+
+    rows = machine_rows(machine, wishes)
+    if as_json:
+        _screen.data_json({"budget_bytes": machine.budget_bytes, "models": rows})
+        return
+    _screen.data(f"{machine_words(machine)}\n")
+    table = Table(box=None, pad_edge=False)
+    for head in ("model", "file", "run", "lora", "full-packed", "full"):
+        table.add_column(head, justify="left" if head == "model" else "right")
+    for row in rows:
+        cells = [
+            f"{row[key]['predicted_bytes'] / 1e9:,.1f} {row[key]['verdict']}"
+            for key in ("run", "lora", "full-packed", "full")
+        ]
+        table.add_row(row["name"], f"{row['file_bytes'] / 1e9:,.1f} GB", *cells)
+    _screen.show(table)
+    _screen.data(
+        "\nGB of peak memory; LoRA of rank 16 on 1 x 512 tokens; full: AdamW over dense f32"
+    )
+
+
+def machine_rows(machine: Machine, wishes: Wishes) -> list[dict[str, Any]]:
+    """Return every known model with what running and training it takes."""
+    from llamune.jobs import table_row
+    from llamune.plan import known_models
+
+    return [table_row(name, machine, wishes) for name in known_models()]
+
+
+def show_audit(*, as_json: bool) -> None:
+    """Print how right past plans were."""
+    from rich.table import Table
+
+    from llamune.plan import audit
+
+    found = audit()
+    if as_json:
+        _screen.data_json(found.as_json())
+        return
+    if not found.runs:
+        _screen.note("no finished run yet: `llamune tune` makes the first")
+        return
+    table = Table(box=None, pad_edge=False)
+    for head in ("run", "memory", "measured", "off", "time", "measured", "off"):
+        table.add_column(head, justify="left" if head == "run" else "right")
+    for run in found.runs:
+        table.add_row(
+            _screen.plain(run.name),
+            amount(run.memory_predicted, gb),
+            amount(run.memory_measured, gb),
+            amount(run.memory_error, "{:+.0%}".format),
+            amount(run.seconds_predicted, "{:,.0f} s".format),
+            amount(run.seconds_measured, "{:,.0f} s".format),
+            amount(run.time_error, "{:+.0%}".format),
+        )
+    _screen.show(table)
+    _screen.data(
+        f"\nmedian error: memory {amount(found.memory_error, '{:.0%}'.format)}, "
+        f"time {amount(found.time_error, '{:.0%}'.format)}; later plans are corrected by it"
+    )
+
+
+def amount(value: float | None, form: Any) -> str:
+    """Return a figure, or a dash where there is none."""
+    return "-" if value is None else str(form(value))
