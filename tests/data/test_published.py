@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
@@ -71,7 +72,8 @@ def test_labels_and_rejected_answers_are_kept_apart() -> None:
     assert record.extra == {"score_chosen": 8.5, "score_rejected": 3.0}
 
 
-def test_nulls_that_parquet_puts_into_objects_are_no_arguments(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_nulls_that_arrow_puts_into_objects_are_no_arguments(tmp_path: Path, kind: str) -> None:
     def call(name: str, arguments: dict[str, str]) -> dict[str, object]:
         messages = [
             {"role": "user", "content": "q"},
@@ -83,9 +85,14 @@ def test_nulls_that_parquet_puts_into_objects_are_no_arguments(tmp_path: Path) -
         ]
         return {"messages": messages}
 
-    path = tmp_path / "calls.parquet"
+    path = tmp_path / f"calls.{kind}"
     rows = [call("weather", {"city": "Oslo"}), call("distance", {"to": "Bergen"})]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    table = pyarrow.Table.from_pylist(rows)
+    if kind == "parquet":
+        pyarrow.parquet.write_table(table, path)
+    else:
+        with pyarrow.ipc.new_stream(path, table.schema) as sink:
+            sink.write(table)
     records = read_records([path]).records
     arguments = [r.messages[1].tool_calls[0]["function"]["arguments"] for r in records]
     assert arguments == [{"city": "Oslo"}, {"to": "Bergen"}]

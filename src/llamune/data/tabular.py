@@ -135,9 +135,8 @@ def arrow_rows(path: Path, sample: bytes, compression: str) -> Iterator[Row]:
                 batches = iter(pyarrow.ipc.open_stream(source))
             for batch in batches:
                 for place in range(0, batch.num_rows, BATCH_ROWS):
-                    yield from (
-                        Row(value, None) for value in batch.slice(place, BATCH_ROWS).to_pylist()
-                    )
+                    rows = batch.slice(place, BATCH_ROWS).to_pylist()
+                    yield from (Row(without_nulls(value), None) for value in rows)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"Arrow is cut or damaged: {one_line(error)}", path=path) from None
 
