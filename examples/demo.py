@@ -28,7 +28,9 @@ def llamune(*arguments: str | Path, may_say_no: bool = False) -> None:
     words = [str(argument) for argument in arguments]
     shown = " ".join(shlex.quote(word.replace(f"{HERE.parent}/", "")) for word in words)
     print(f"\n$ llamune {shown}", flush=True)
+    began = time.monotonic()
     code = subprocess.run([sys.executable, "-c", PROGRAM, *words], check=False).returncode
+    print(f"({time.monotonic() - began:.1f} s)", flush=True)
     if code and not (may_say_no and code == ANSWER_IS_NO):
         sys.exit(code)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llamune.runs import Run
     from llamune.store import Sharing
 
+FEWEST_STEPS_DRAWN = 8
 COURSE = "Course of the training"
 ADAPTER = "The adapter"
 DATA = "Data"
@@ -48,6 +49,10 @@ def command(
     train_on: Annotated[
         str | None,
         typer.Option(help="answers, last or all: what the loss counts", rich_help_panel=DATA),
+    ] = None,
+    chosen_answers: Annotated[
+        bool | None,
+        typer.Option("--chosen", help="of pairs, train on the better", rich_help_panel=DATA),
     ] = None,
     packing: Annotated[
         bool | None,
@@ -186,6 +191,7 @@ def command(
         "evaluations": evaluations, "patience": patience, "sample": sample,
         "compute_type": compute_type, "seed": seed, "validation": validation,
         "max_length": max_length, "train_on": train_on, "packing": packing,
+        "chosen": chosen_answers,
         "report_to": report_to, "test": files(test), "data": files(data),
     }  # fmt: skip
     chosen: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
@@ -264,7 +270,8 @@ def show(run: Run, *, as_json: bool) -> int:
         _screen.note(f"\nhint: {jobs.stopped_hint(run)}")
         return INTERRUPTED
     if not as_json:
-        for line in plot_text([loss for _, loss in loss_curve(run.metrics_path).training]):
+        losses = [loss for _, loss in loss_curve(run.metrics_path).training]
+        for line in plot_text(losses) if len(losses) >= FEWEST_STEPS_DRAWN else ():
             _screen.note(line)
         _screen.data(jobs.summary(run))
         for score in record.scores:

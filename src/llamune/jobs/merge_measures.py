@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from llamune.engine import AdapterFile
     from llamune.jobs.preparing import Opened
 
-__all__ = ["HeldOut", "Losses", "held_out_of_file", "held_out_of_run", "losses_of"]
+__all__ = [
+    "HeldOut",
+    "Losses",
+    "held_out_of_file",
+    "held_out_of_run",
+    "losses_of",
+    "unchanged_files",
+]
 
 MOST_RECORDS = 64  # more say little, and whole distributions are many numbers
 MOST_TOKENS = 1024
@@ -65,19 +72,27 @@ def held_out_of_file(paths: Sequence[Path], base: Opened) -> HeldOut:
 
 def held_out_of_run(run: Run, base: Opened) -> HeldOut | None:
     """Return the records that a run held out, or None when its data files are not as they were."""
-    recipe, facts = run.recipe, run.record.data
-    if facts is None or recipe.validation == 0:
+    recipe = run.recipe
+    files = unchanged_files(run)
+    if files is None or recipe.validation == 0:
+        return None
+    _, held = split(read_records(files).records, validation=recipe.validation, seed=recipe.seed)
+    if not held:
+        return None
+    return rendered(held, base, source=f"the records that {run.reference} held out")
+
+
+def unchanged_files(run: Run) -> list[DataFile] | None:
+    """Return a run's data files, or None when one is gone or not as it was."""
+    facts = run.record.data
+    if facts is None:
         return None
     paths = [Path(path) for path in facts.files]
     known = list(facts.sha256)
     if not all(path.is_file() for path in paths) or known != [sha256_of(path) for path in paths]:
         return None
-    weights = [entry.weight for entry in recipe.data]
-    files = [DataFile(path, weight) for path, weight in zip(paths, weights, strict=True)]
-    _, held = split(read_records(files).records, validation=recipe.validation, seed=recipe.seed)
-    if not held:
-        return None
-    return rendered(held, base, source=f"the records that {run.reference} held out")
+    weights = [entry.weight for entry in run.recipe.data]
+    return [DataFile(path, weight) for path, weight in zip(paths, weights, strict=True)]
 
 
 def rendered(records: Sequence[Record], base: Opened, *, source: str) -> HeldOut:

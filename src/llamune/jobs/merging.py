@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from llamune.adapter import (
     LoraAdapter,
     MergeResult,
+    changed_rows,
     check_base,
     check_merge,
     read_adapter,
@@ -22,6 +23,14 @@ from llamune.errors import LlamuneError
 from llamune.files import refuse_existing, sha256_of
 from llamune.gguf import Entry, QuantType, TensorInfo, quant_type
 from llamune.jobs.adapters import path_named
+from llamune.jobs.calibrating import (
+    Floats,
+    Texts,
+    can_calibrate,
+    compensated_rounding,
+    texts_of_files,
+    texts_of_run,
+)
 from llamune.jobs.merge_measures import (
     HeldOut,
     Losses,
@@ -29,17 +38,26 @@ from llamune.jobs.merge_measures import (
     held_out_of_run,
     losses_of,
 )
+from llamune.jobs.merge_report import (
+    COMPENSATED,
+    FINE,
+    NEAREST,
+    OWN,
+    Candidate,
+    HeldOutLosses,
+    MergeReport,
+    recommend,
+)
 from llamune.jobs.preparing import Opened, opened
 from llamune.runs import Run
 from llamune.store import ModelName, home, publish_model
 
 if TYPE_CHECKING:
+    from llamune.calibrate import Compensated
     from llamune.engine import AdapterFile
 
 __all__ = ["Candidate", "HeldOutLosses", "MergeReport", "merge", "parse_adapter"]
 
-OWN, FINE = "own", "Q8_0"
-ENOUGH = 0.8  # share of the gain that the base's own types must keep to be the default
 OnStep = Callable[[str], object]
 
 
@@ -48,84 +66,12 @@ Beside = tuple[Sequence[Path], Sequence["AdapterFile"]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldOutLosses:
-    """Losses on held-out records, nats a trained token."""
-
-    base: float
-    adapter: float
-    merged: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """One way to store the merged weights.
-
-    Args:
-        type: quant type of the changed tensors; `own` for the base's own.
-        round: how floats became blocks.
-        bytes: size of the file.
-        held_out: loss on held-out records, nats a trained token; None without such records.
-        kl: mean KL from the adapter beside its base; None without such records.
-        kept: share of the weights' change that the stored blocks carry.
-        gain: share of the adapter's gain in loss that is kept; None without records, or gain.
-    """
-
-    type: str
-    round: str
-    bytes: int
-    held_out: float | None
-    kl: float | None
-    kept: float | None
-    gain: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class MergeReport:
-    """What a merge wrote, and what was measured on the way.
-
-    Args:
-        path: the new file; None when it was published under a name only.
-        name: the name in our library, or None.
-        type: quant type of the changed tensors in the file written.
-        round: how floats became blocks.
-        bytes: size of the file written.
-        held_out: losses of the base, the adapter beside it, and the file written, or None.
-        held_out_source: where the records come from.
-        kl: of the file written, from the adapter beside its base.
-        kept: share of the weights' change that the file written carries.
-        candidates: everything that was tried.
-        recommended: the type that the measurements speak for.
-        tensors: how many tensors changed.
-        copied: how many were copied byte for byte.
-    """
-
-    path: Path | None
-    name: str | None
-    type: str
-    round: str
-    bytes: int
-    held_out: HeldOutLosses | None
-    held_out_source: str | None
-    kl: float | None
-    kept: float | None
-    candidates: tuple[Candidate, ...]
-    recommended: str
-    tensors: int
-    copied: int
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what `merge --json` prints."""
-        fields = asdict(self) | {"path": None if self.path is None else str(self.path)}
-        empty = {"base": None, "adapter": None, "merged": None}
-        return fields | {"held_out": fields["held_out"] or empty}
-
-
-@dataclass(frozen=True, kw_only=True)
 class Written:
     """A candidate file on disk."""
 
     path: Path
     type: str
+    round: str
     result: MergeResult
     losses: Losses | None
 
@@ -154,6 +100,8 @@ def merge(
     out: Path | None = None,
     name: str | None = None,
     type: str | None = None,  # noqa: A002  the word of the command
+    round: Literal["nearest", "compensated"] | None = None,  # noqa: A002  as above
+    calibrate: Sequence[Path] = (),
     data: Sequence[Path] = (),
     measure: bool = True,
     force: bool = False,
@@ -170,6 +118,9 @@ def merge(
         name: publish the merged model under this name in our library.
         type: quant type of the changed tensors, or `own`; default what is measured to keep the
             change: the base's own types if they keep four fifths of the gain, else Q8_0.
+        round: how floats become blocks below Q8_0; default `compensated` where there is text to
+            calibrate on and the extra `train` is installed.
+        calibrate: data to calibrate on; default what the adapter's run was trained on.
         data: held-out records to measure with; default those that the adapter's run held out.
         measure: whether to measure; without it the share of the weights' change decides.
         force: merge although an adapter was trained on another base.
@@ -191,11 +142,19 @@ def merge(
         check_merge(base.file, chosen)
         wanted = None if type is None else type_name(type)
         with scratch_folder(out) as scratch:
-            job = Job(base=base, adapters=chosen, scratch=scratch, n_threads=n_threads)
+            texts = find_texts(base, adapters, calibrate, round, on_step)
+            job = Job(
+                base=base,
+                adapters=chosen,
+                scratch=scratch,
+                n_threads=n_threads,
+                texts=texts,
+                rounding=round,
+            )
             held_out = find_held_out(base, adapters, data) if measure else None
             beside = job.beside(on_step) if held_out else None
             written = job.write_candidates(wanted, held_out, beside, on_step)
-            best, report = judged(job, written, held_out, beside, wanted)
+            best, report = judged(job, written, held_out, beside)
             if name is not None:
                 on_step(f"publishing {name}")
                 published = publish(best, base, name, replace_existing=replace_existing)
@@ -253,17 +212,50 @@ def find_held_out(base: Opened, adapters: Sequence[str], data: Sequence[Path]) -
     """Return records to measure with: the person's, else those that the one run held out."""
     if data:
         return held_out_of_file(data, base)
+    for run in runs_of(base, adapters):
+        if found := held_out_of_run(run, base):
+            return found
+    return None
+
+
+def find_texts(
+    base: Opened,
+    adapters: Sequence[str],
+    calibrate: Sequence[Path],
+    rounding: str | None,
+    on_step: OnStep,
+) -> Texts | None:
+    """Return text to calibrate on; None to round to nearest, which is said where it is a loss.
+
+    Raises:
+        LlamuneError: compensation was asked for and cannot be had.
+    """
+    if rounding == NEAREST:
+        return None
+    problem = None
+    if not can_calibrate():
+        problem = "the extra `train` is not installed"
+    elif calibrate:
+        return texts_of_files(calibrate, base)
+    else:
+        for run in runs_of(base, adapters):
+            if texts := texts_of_run(run, base):
+                return texts
+        problem = "there is no training data to calibrate on"
+    if rounding == COMPENSATED:
+        raise LlamuneError(f"rounding with compensation: {problem}", hint="--calibrate DATA")
+    on_step(f"{problem}: rounding to nearest, which loses much of a tuning below Q8_0")
+    return None
+
+
+def runs_of(base: Opened, adapters: Sequence[str]) -> Iterator[Run]:
+    """Yield the runs that the adapters came from, as far as they are known."""
     names = [parse_adapter(text)[0] for text in adapters]
     if not adapters:
         names = [base.model.annotations.get("llamune.run", "")]
     for name in filter(None, names):
-        try:
-            run = Run.find(name)
-        except LlamuneError:
-            continue
-        if found := held_out_of_run(run, base):
-            return found
-    return None
+        with suppress(LlamuneError):
+            yield Run.find(name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +266,8 @@ class Job:
     adapters: Sequence[tuple[LoraAdapter, float]]
     scratch: Path
     n_threads: int | None
+    texts: Texts | None  # to calibrate on; None: round to nearest
+    rounding: str | None  # the person's choice
 
     def write_candidates(
         self,
@@ -285,23 +279,59 @@ class Job:
         """Write the wanted type, or the base's own and then Q8_0; measure each."""
         written = []
         for kind in [wanted] if wanted else [OWN, FINE]:
-            on_step(f"merging at {'the types of the base' if kind == OWN else kind}")
-            path = self.scratch / f"{kind}.gguf"
-            result = merge_file(
-                self.base.file,
-                self.adapters,
-                path,
-                type_of=self.type_of(kind),
-                metadata=self.lineage(kind),
-            )
-            losses = None
-            if held_out is not None:
-                on_step(f"measuring it on {len(held_out.records)} records ({held_out.source})")
-                losses = losses_of([path], held_out, reference=reference, n_threads=self.n_threads)
-            written.append(Written(path=path, type=kind, result=result, losses=losses))
+            for rounding in self.roundings(kind):
+                at = "the types of the base" if kind == OWN else kind
+                on_step(f"merging at {at}, rounded {rounding}")
+                path = self.scratch / f"{kind}-{rounding}.gguf"
+                result = merge_file(
+                    self.base.file,
+                    self.adapters,
+                    path,
+                    type_of=self.type_of(kind),
+                    round=self.compensated(kind, on_step) if rounding == COMPENSATED else None,
+                    metadata=self.lineage(kind, rounding),
+                )
+                losses = None
+                if held_out is not None:
+                    on_step(f"measuring it on {len(held_out.records)} records ({held_out.source})")
+                    losses = losses_of(
+                        [path], held_out, reference=reference, n_threads=self.n_threads
+                    )
+                written.append(
+                    Written(path=path, type=kind, round=rounding, result=result, losses=losses)
+                )
             if self.same_types(kind):
                 break  # Q8_0 would be the same file again
         return written
+
+    def roundings(self, kind: str) -> list[str]:
+        """Return how a type is rounded: with compensation where that can help, and to nearest."""
+        fine = quant_type(FINE).bpw
+        choose = self.type_of(kind)
+        coarse = any(choose(self.base.file.tensors[name]).bpw < fine for name in self.changed())
+        if self.texts is None or not coarse:
+            return [NEAREST]
+        return [COMPENSATED] if self.rounding == COMPENSATED else [NEAREST, COMPENSATED]
+
+    def compensated(self, kind: str, on_step: OnStep) -> Compensated:
+        """Return the rounding with error compensation, the pass over the text done."""
+        choose = self.type_of(kind)
+        file = self.base.file
+
+        def merged(name: str) -> Floats:
+            return changed_rows(
+                file.floats(name), self.adapters, name, 0, file.tensors[name].n_rows
+            )
+
+        return compensated_rounding(
+            self.base,
+            self.texts or [],
+            types={name: choose(file.tensors[name]) for name in self.changed()},
+            weight_of=merged,
+            folder=self.scratch / f"rounded-{kind}",
+            identity={"base": self.base.model.digest},
+            on_step=on_step,
+        )
 
     def changed(self) -> set[str]:
         """Return the tensors that any adapter changes."""
@@ -326,7 +356,7 @@ class Job:
 
         return choose
 
-    def lineage(self, kind: str) -> dict[str, Entry]:
+    def lineage(self, kind: str, rounding: str) -> dict[str, Entry]:
         """Return the keys that say where the file comes from."""
         model = self.base.model
         digest = model.digest or f"sha256:{sha256_of(model.path)}"
@@ -335,6 +365,7 @@ class Job:
             "llamune.base.digest": Entry.of(digest),
             "llamune.merged.adapters": Entry.of(merged),
             "llamune.merged.type": Entry.of(kind),
+            "llamune.merged.round": Entry.of(rounding),
         }
 
     def beside(self, on_step: OnStep) -> Beside:
@@ -362,7 +393,6 @@ def judged(
     written: Sequence[Written],
     held_out: HeldOut | None,
     beside: Beside | None,
-    wanted: str | None,
 ) -> tuple[Written, MergeReport]:
     """Return the file to keep, and the report."""
     before = after = None
@@ -371,8 +401,8 @@ def judged(
         paths, adapters = beside
         after = losses_of(paths, held_out, adapters=adapters, n_threads=job.n_threads).loss
     candidates = tuple(candidate(one, before, after) for one in written)
-    recommended = recommend(candidates)
-    best = next(one for one in written if one.type == (wanted or recommended))
+    chosen = recommend(candidates)
+    best = next(one for one, report in zip(written, candidates, strict=True) if report is chosen)
     losses = None
     if best.losses and before is not None and after is not None:
         losses = HeldOutLosses(base=before, adapter=after, merged=best.losses.loss)
@@ -380,14 +410,14 @@ def judged(
         path=None,
         name=None,
         type=best.type,
-        round="nearest",
+        round=best.round,
         bytes=best.result.nbytes,
         held_out=losses,
         held_out_source=held_out.source if held_out else None,
         kl=best.losses.kl if best.losses else None,
         kept=best.result.kept,
         candidates=candidates,
-        recommended=recommended,
+        recommended=chosen.type,
         tensors=len(best.result.tensors),
         copied=best.result.copied,
     )
@@ -400,22 +430,13 @@ def candidate(one: Written, before: float | None, after: float | None) -> Candid
         gain = (before - one.losses.loss) / (before - after)
     return Candidate(
         type=one.type,
-        round="nearest",
+        round=one.round,
         bytes=one.result.nbytes,
         held_out=one.losses.loss if one.losses else None,
         kl=one.losses.kl if one.losses else None,
         kept=one.result.kept,
         gain=gain,
     )
-
-
-def recommend(candidates: Sequence[Candidate]) -> str:
-    """Return the smallest type that keeps enough: of the gain, else of the weights' change."""
-    for one in candidates:
-        kept = one.gain if one.gain is not None else one.kept
-        if kept is None or kept >= ENOUGH:
-            return one.type
-    return candidates[-1].type
 
 
 def publish(best: Written, base: Opened, name: str, *, replace_existing: bool) -> str:

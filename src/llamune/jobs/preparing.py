@@ -14,6 +14,7 @@ from llamune.data import (
     Record,
     Records,
     TrainingData,
+    groups_of,
     prepare,
     read_records,
     split,
@@ -21,7 +22,7 @@ from llamune.data import (
 from llamune.gguf import ModelFile
 from llamune.plan import Plan, largest_micro_batch, plan_training
 from llamune.runs import Recipe, RecipeError, Situation, settle
-from llamune.store import Model, resolve
+from llamune.store import Model, home, resolve
 from llamune.text import ChatTemplate, Tokenizer, template_of, tokenizer_of
 
 if TYPE_CHECKING:
@@ -115,7 +116,9 @@ def prepare_training(
     tests = read_files(choices["test"]).records if choices.get("test") else []
     share = float(choices.get("validation", 0.1))
     seed = int(choices.get("seed", 0))
-    kept, held = split(records.records, validation=share, seed=seed)
+    kept, held = split(
+        records.records, validation=share, seed=seed, groups=groups_of(records.records)
+    )
     context = base.family.sizes.context_length
     limit = choices.get("max_length")
     if limit is not None and limit > context:
@@ -126,6 +129,8 @@ def prepare_training(
         "context_length": context,
         "train_on": choices.get("train_on", "answers"),
         "seed": seed,
+        "chosen": bool(choices.get("chosen", False)),
+        "cache": home() / "cache" / "data",
     }
     training = prepare(kept, base.template, base.tokenizer, max_length=limit, **options)
     refuse_nothing_to_train(training)
@@ -148,8 +153,16 @@ def prepare_training(
         validation_records=tuple(held),
         test_records=tuple(tests),
         problems=tuple(str(problem) for problem in records.problems),
-        notes=(*base.model.notes, *records.notes),
+        notes=(*base.model.notes, *records.notes, *pair_notes(records.records, choices)),
     )
+
+
+def pair_notes(records: Sequence[Record], choices: Mapping[str, Any]) -> list[str]:
+    """Say how many preference pairs give their better answer only."""
+    n_pairs = sum(1 for record in records if record.rejected)
+    if not n_pairs or not choices.get("chosen"):
+        return []
+    return [f"{n_pairs:,} preference pairs are trained on by their better answer alone"]
 
 
 def read_data(choices: Mapping[str, Any]) -> Records:

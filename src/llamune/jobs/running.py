@@ -217,7 +217,8 @@ def sampler_of(prepared: Prepared) -> Callable[[PeftModel], str] | None:
     if (question := prepared.recipe.sample) is None:
         return None
     tokenizer, template = prepared.opened.tokenizer, prepared.opened.template
-    ids = prompt_ids(template, tokenizer, [{"role": "user", "content": question}])
+    turns = [{"role": "user", "content": question}]
+    ids = prompt_ids(template, tokenizer, turns, add_generation_prompt=True)
 
     def answer(model: PeftModel) -> str:
         import torch

@@ -110,6 +110,7 @@ FIXED: Mapping[str, Any] = {
     "packing": False,
     "recompute": False,
     "train_on": "answers",
+    "chosen": False,
     "compute_type": "auto",
     "validation": 0.1,
     "patience": 3,

@@ -112,6 +112,7 @@ class Recipe(BaseModel):
     packing: bool = Field(description="join short records to rows of max_length tokens")
     recompute: bool = Field(description="recompute activations in backward: less memory, slower")
     train_on: Literal["answers", "last", "all"] = Field(description="which tokens the loss counts")
+    chosen: bool = Field(description="train on the better answer of preference pairs")
     compute_type: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         description="auto: what the timed trial on this machine chose"
     )

@@ -25,6 +25,7 @@ from llamune.train.events import (
     Validated,
 )
 from llamune.train.memory import PeakMemory, resident_bytes
+from llamune.train.quiet import quiet
 from llamune.train.training import TrainResult, train
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "loss_curve",
     "newest_sound",
     "plot_text",
+    "quiet",
     "resident_bytes",
     "train",
     "write_adapter",

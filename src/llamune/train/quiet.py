@@ -19,7 +19,8 @@ def quiet() -> Iterator[None]:
     logging.set_verbosity(CRITICAL)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+            for kind in (FutureWarning, UserWarning):
+                warnings.filterwarnings("ignore", category=kind, module="transformers|peft")
             yield
     finally:
         logging.set_verbosity(level)
