@@ -18,6 +18,14 @@ def command(
     replace: Annotated[
         bool, typer.Option("--replace", help="replace what has that name there")
     ] = False,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--type",
+            help="quant type of a merged file's changed tensors, or own; default own where that "
+            "keeps the change, else Q8_0",
+        ),
+    ] = None,
     copy: Annotated[
         bool, typer.Option("--copy", help="copy into the library where bytes cannot be shared")
     ] = False,
@@ -28,8 +36,8 @@ def command(
     """Put a model or a finished run where other programs find it.
 
     `library` keeps an adapter beside its base. `ollama` goes through its server where one
-    answers, else into its store. A place that takes plain files only gets a merged one, whose
-    changed tensors are Q8_0: in 4-bit blocks a small change would be lost.
+    answers, else into its store. A place that takes plain files only gets a merged one; to have
+    its quality measured, merge it first: llamune merge.
     """
     from llamune.cli._taking import agreed_sharing
     from llamune.jobs.publishing import plan_publication, publish
@@ -42,10 +50,15 @@ def command(
     if to == "library":
         sharing = agreed_sharing(plan.model, copy=copy, no_copy=no_copy)
     if plan.merging:
-        _screen.note(f"{to} takes plain files: the adapter is merged, changed tensors as Q8_0")
+        _screen.note(f"{to} takes plain files: the adapter is merged into one")
     with _screen.progress(f"publishing {plan.name}", total=plan.model.size) as advance:
         placed = publish(
-            plan, replace=replace, sharing=sharing, advance=advance, on_status=_screen.note
+            plan,
+            replace=replace,
+            type=kind,
+            sharing=sharing,
+            advance=advance,
+            on_status=_screen.note,
         )
     _screen.note(f"{placed.how}; the file is kept as {placed.digest or '(digest not told)'}")
     _screen.data(placed.where)

@@ -9,11 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamune.adapter import merge, read_adapter
-from llamune.arch import describe
 from llamune.errors import LlamuneError
 from llamune.files import sha256_of
-from llamune.gguf import ModelFile, QuantType, TensorInfo, quant_type
+from llamune.jobs.merging import merge
 from llamune.runs import Run
 from llamune.store import (
     Adapter,
@@ -34,6 +32,7 @@ from llamune.store import (
 __all__ = ["Publication", "plan_publication", "publish"]
 
 Advance = Callable[[int], object]
+OnStatus = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -99,24 +98,27 @@ def publish(
     plan: Publication,
     *,
     replace: bool = False,
+    type: str | None = None,  # noqa: A002  the word of the command
     sharing: Sharing = "copy",
     advance: Advance | None = None,
-    on_status: Callable[[str], object] | None = None,
+    on_status: OnStatus = lambda _: None,
 ) -> Placed:
     """Carry out a publication, and note it in the run's record.
 
     Args:
         plan: from `plan_publication`.
         replace: whether what has that name there may be replaced.
+        type: quant type of the changed tensors of a merged file, or `own`; default the base's own
+            where that keeps the change, else Q8_0.
         sharing: how far to go in the library when bytes cannot be shared.
         advance: called with the number of bytes written, sent or copied.
-        on_status: called with what Ollama says it is doing.
+        on_status: called with each step in words.
 
     Raises:
         LlamuneError: the name is taken, or the place refuses.
     """
     model, name = plan.model, plan.name
-    with merged_file(plan, advance) as merged:
+    with merged_file(plan, type, on_status) as merged:
         if plan.to == "library":
             placed = into_library(plan, replace=replace, sharing=sharing, advance=advance)
         elif plan.to == "ollama":
@@ -163,31 +165,26 @@ def into_library(
 
 
 @contextmanager
-def merged_file(plan: Publication, advance: Advance | None) -> Iterator[Path | None]:
-    """Yield a file with the adapters folded in, where the publication wants one."""
+def merged_file(plan: Publication, kind: str | None, on_status: OnStatus) -> Iterator[Path | None]:
+    """Yield a file with the adapters folded in, where the publication wants one.
+
+    Without measuring: `llamune merge` does that, and what it writes can be published as a file.
+    """
     if not plan.merging:
         yield None
         return
     home().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home(), prefix=".merge-") as folder:
         out = Path(folder) / "merged.gguf"
-        fold(plan.model, out, advance)
+        base = plan.run.record.base if plan.run is not None else None
+        report = merge(
+            plan.model.ref if base is None else base.reference,
+            [] if plan.run is None else [str(plan.run.adapter_gguf)],
+            out=out,
+            type=kind,
+            round="nearest",
+            measure=False,
+            on_step=on_status,
+        )
+        on_status(f"merged as {report.type}")
         yield out
-
-
-def fold(model: Model, out: Path, advance: Advance | None) -> None:
-    """Write a model with its adapters folded in, the changed tensors in Q8_0.
-
-    Rounding a small change into the base's own 4-bit blocks would lose most of it.
-    """
-    roomy = quant_type("Q8_0")
-    with ModelFile.open(list(model.paths), mapped=model.store is not None) as base:
-        family = describe(base)
-        adapters = [(read_adapter(found.path, family), found.scale) for found in model.adapters]
-        changed = {name for adapter, _ in adapters for name in (*adapter.pairs, *adapter.replaced)}
-
-        def type_of(tensor: TensorInfo) -> QuantType:
-            fits = tensor.n_columns % roomy.block_size == 0 and tensor.type.bpw < roomy.bpw
-            return roomy if tensor.name in changed and fits else tensor.type
-
-        merge(base, adapters, out, type_of=type_of, advance=advance)

@@ -16,7 +16,7 @@ SERVICE_STORE = Path("/usr/share/ollama/.ollama/models")
 def home() -> Path:
     """Return our own folder: `$LLAMUNE_HOME`, or `~/.llamune`."""
     chosen = os.environ.get("LLAMUNE_HOME")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".llamune"
+    return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".llamune"
 
 
 def library() -> Store:
