@@ -99,8 +99,7 @@ class View:
             DataError: the template leaves it out.
         """
         begin, said = self.words(place)
-        floor = self.words(place - 1)[1] if place else 0
-        start = self.start(place, floor, begin)
+        start = self.start(place, begin)
         limit, end = self.limit(place, said)
         if self.turns[place].tool_calls:
             self.refuse_lost_calls(place, self.whole[start:limit])
@@ -112,20 +111,20 @@ class View:
             is_last=place == len(self.turns) - 1,
         )
 
-    def start(self, place: int, floor: int, begin: int) -> int:
+    def start(self, place: int, begin: int) -> int:
         """Return where the model begins to write a turn: where the engine's prompt for it ends.
 
         Args:
             place: the turn.
-            floor: where the words of the turn before it end.
             begin: where its own words begin.
         """
         prompt = self.template.render(
             self.messages[:place], tools=self.tools, add_generation_prompt=True
         )
-        if self.whole.startswith(prompt) and floor <= len(prompt) <= begin:
+        if self.whole.startswith(prompt) and len(prompt) <= begin:
             return len(prompt)
         # The template tells early turns by what comes later: compare what stands between the turns.
+        floor = self.words(place - 1)[1] if place else 0
         if self.turns[place].tool_calls:
             begin = self.begin_of_calls(place, floor, begin)
         between = self.whole[floor:begin].rstrip()
@@ -150,7 +149,12 @@ class View:
         are the limit.
         """
         calls = self.turns[place].tool_calls
-        alone = self.template.render(self.messages[: place + 1], tools=self.tools)
+        is_last = place == len(self.turns) - 1
+        alone = (
+            self.whole
+            if is_last
+            else self.template.render(self.messages[: place + 1], tools=self.tools)
+        )
         closing = self.whole[said : len(alone)].rstrip()
         if self.whole.startswith(alone) and (closing or len(alone) == len(self.whole)):
             return len(alone), said + len(closing) if calls else said
