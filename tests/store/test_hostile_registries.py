@@ -252,6 +252,14 @@ def test_a_token_is_fetched_where_the_registry_asks_for_one(
         plan_pull(stub.name)
 
 
+@pytest.mark.parametrize("realm", ["http://[", "http://example.com/token", "\\x00", ""])
+def test_a_realm_that_is_no_safe_address_is_refused(stub: Stub, realm: str) -> None:
+    challenge = f'Bearer realm="{realm}"'
+    stub.answers["GET /v2/a/m/manifests/t"] = body(b"", 401, WWW_Authenticate=challenge)
+    with pytest.raises(RegistryError):
+        plan_pull(stub.name)
+
+
 def test_what_a_registry_says_reaches_the_terminal_without_control_codes(
     stub: Stub, capsys: pytest.CaptureFixture[str]
 ) -> None:

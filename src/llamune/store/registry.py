@@ -17,7 +17,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -155,9 +155,10 @@ class Registry:
             try:
                 if response.status_code in accepted:
                     yield response
-                    if method != "GET":
-                        capped(response, MAX_ERROR_BYTES)  # an answer read to its end keeps
-                    return  # the connection open for the next request
+                    if method != "GET":  # read to its end, it leaves the connection open
+                        with suppress(httpx.TransportError):
+                            capped(response, MAX_ERROR_BYTES)
+                    return
                 if response.has_redirect_location:
                     url = self.joined(url, response.headers["location"])
                 elif response.status_code == 401 and own and not logged_in:
@@ -222,11 +223,11 @@ class Registry:
             raise RegistryError(
                 f"{self.host}: asks for a login", hint=f"log in first: docker login {self.host}"
             )
-        self.check_address(wanted["realm"])
+        realm = self.joined(self.base, wanted["realm"])
         query = {key: wanted[key] for key in ("service", "scope") if key in wanted}
         asking = self.client.build_request(
             "GET",
-            wanted["realm"],
+            realm,
             params=query,
             headers={"Authorization": f"Basic {credentials}"} if credentials else {},
         )
