@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ __all__ = ["coloured", "visible"]
 # neighbours differ in light and dark terminals alike, and to colour-blind eyes by brightness
 STYLES = ("black on bright_cyan", "black on bright_yellow", "black on bright_white")
 CONTROL = "bold white on red"
+LONE_BYTE = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of a stray byte
 
 
 def coloured(
@@ -60,8 +62,6 @@ def ends_inside_character(data: bytes) -> bool:
 
 def visible(data: bytes) -> str:
     """Return bytes as a person can read them: line ends as ↵, parts of a character as hex."""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        return "".join(f"⟨{byte:02x}⟩" for byte in data)
-    return _screen.plain(text.replace("\n", "↵").replace("\t", "⇥").replace("\r", "␍"))
+    text = data.decode(errors="surrogateescape")
+    shown = LONE_BYTE.sub(lambda found: f"⟨{ord(found[0]) - 0xDC00:02x}⟩", text)
+    return _screen.plain(shown.replace("\n", "↵").replace("\t", "⇥").replace("\r", "␍"))

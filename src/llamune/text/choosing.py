@@ -57,7 +57,7 @@ def template_of(
         "eos": token_text(tokenizer, tokenizer.eos_id),
     }
     if chosen == "gguf":
-        return from_file(file, texts, layers)
+        return from_file(file, str(model), texts, layers)
     if chosen not in NAMED:
         raise TemplateError(
             f"there is no template {chosen!r}", hint=f"one of: {', '.join(CHOICES)}"
@@ -73,7 +73,7 @@ def has_template(file: ModelFile) -> bool:
 
 
 def from_file(
-    file: ModelFile, texts: Mapping[str, str], layers: Mapping[str, Any]
+    file: ModelFile, name: str, texts: Mapping[str, str], layers: Mapping[str, Any]
 ) -> JinjaTemplate:
     """Return the Jinja template of a model file.
 
@@ -89,7 +89,7 @@ def from_file(
     return JinjaTemplate(
         metadata.text(KEY),
         tools_text=metadata.text(TOOLS_KEY) if TOOLS_KEY in metadata else None,
-        where=f"{file.path}: {KEY}",
+        where=f"{name}: {KEY}",
         **texts,
         **layers,
     )

@@ -13,7 +13,7 @@ from llamune.text.merging import merge
 from llamune.text.partition import Partition
 from llamune.text.special import TokenKind
 from llamune.text.unicode import surrogate_at
-from llamune.text.vocabulary import SPACE, Vocabulary, read_vocabulary
+from llamune.text.vocabulary import SPACE, Vocabulary, digest_of, read_vocabulary
 
 __all__ = ["Tokenizer", "tokenizer_of"]
 
@@ -174,7 +174,7 @@ class Tokenizer:
         if not vocabulary.escapes_spaces:
             return False
         if vocabulary.pre is not None:
-            return not INNER_SPACE.search("\0".join(vocabulary.merges).replace(" ", ""))
+            return not INNER_SPACE.search("\0".join(vocabulary.merges))
         crossing = [
             token for token in vocabulary.tokens if SPACE in token[1:] and INNER_SPACE.search(token)
         ]
@@ -298,7 +298,7 @@ class Tokenizer:
         return data.decode(errors="replace")
 
 
-INNER_SPACE = re.compile(f"[^{SPACE}\0]{SPACE}")
+INNER_SPACE = re.compile(f"[^{SPACE}\0 ] ?{SPACE}")  # in a token, or in a merge `left right`
 SPACED_WORD = re.compile(f"{SPACE}*[^{SPACE}]+|{SPACE}+")
 
 
@@ -339,9 +339,10 @@ def tokenizer_of(file: ModelFile) -> Tokenizer:
         UnsupportedError: a tokenizer model or pre-tokenizer that we do not know, by name.
         TextError: the vocabulary is broken.
     """
-    vocabulary = read_vocabulary(file)
-    key = f"{vocabulary.digest} {sorted(vocabulary.right_strip)[:1]}"
-    found = KEPT.pop(key, None) or Tokenizer(vocabulary)
+    metadata = file.metadata
+    # the model's name counts too: llama.cpp reads off it which tokens swallow white space
+    key = f"{digest_of(metadata)} {metadata.text('general.name', default='')}"
+    found = KEPT.pop(key, None) or Tokenizer(read_vocabulary(file))
     KEPT[key] = found
     while len(KEPT) > KEPT_TOKENIZERS:
         KEPT.popitem(last=False)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from llamune.text.errors import TextError
 from llamune.text.pretokenizers import PreTokenizer, pre_tokenizer
 from llamune.text.special import TokenKind, override
 
-__all__ = ["Vocabulary", "read_vocabulary"]
+__all__ = ["SPACE", "Vocabulary", "digest_of", "read_vocabulary"]
 
 PREFIX = "tokenizer.ggml."
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # what SentencePiece writes for a space
@@ -59,6 +58,7 @@ class Vocabulary:
         model: `llama` (SentencePiece), `gpt2` or `gemma4` (byte-pair merges).
         pre: how text is cut before merging; None for SentencePiece.
         tokens: the token texts as they stand in the file; the index is the id.
+        ids: the id of each token text.
         kinds: the kind of each token after llama.cpp's overrides.
         scores: SentencePiece only: the higher, the earlier merged.
         merges: byte-pair models only: `left right`, the earliest first.
@@ -75,6 +75,7 @@ class Vocabulary:
     model: str
     pre: PreTokenizer | None
     tokens: list[str]
+    ids: dict[str, int]
     kinds: np.ndarray[tuple[int], np.dtype[np.int32]]
     scores: list[float]
     merges: list[str]
@@ -86,11 +87,6 @@ class Vocabulary:
     right_strip: frozenset[int]
     left_strip: frozenset[int]
     digest: str
-
-    @cached_property
-    def ids(self) -> dict[str, int]:
-        """Return the id of each token text."""
-        return dict(zip(self.tokens, range(len(self.tokens)), strict=True))
 
     @property
     def escapes_spaces(self) -> bool:
@@ -134,6 +130,7 @@ def read_vocabulary(file: ModelFile) -> Vocabulary:
         model=model,
         pre=pre,
         tokens=tokens,
+        ids=ids,
         kinds=kinds,
         scores=read_scores(file, len(tokens)) if pre is None else [],
         merges=read_merges(file) if pre is not None else [],
@@ -168,11 +165,15 @@ def read_tokens(file: ModelFile) -> list[str]:
 
 
 def c_strings(file: ModelFile, name: str) -> list[str]:
-    """Return an array of texts, each ending at its first NUL, as C reads them."""
-    texts = file.metadata.strings(PREFIX + name)
-    if any("\0" in text for text in texts):
-        texts = [text.partition("\0")[0] for text in texts]
-    return texts
+    """Return an array of texts, each ending at its first NUL, as C reads them.
+
+    Decoded in one piece: half a million decodings of their own take three times as long.
+    """
+    texts = file.metadata.byte_strings(PREFIX + name)
+    joined = b"\0".join(texts)
+    if joined.count(b"\0") >= len(texts):
+        joined = b"\0".join(text.partition(b"\0")[0] for text in texts)
+    return joined.decode(errors="replace").split("\0") if texts else []
 
 
 def read_kinds(file: ModelFile, n_tokens: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
