@@ -117,9 +117,9 @@ def pre_name(path: Path, tokenizer: Any) -> str:
     pre = tokenizer.get("pre_tokenizer") or {}
     steps = pre.get("pretokenizers", [pre])
     kinds = [step.get("type") for step in steps]
-    if kinds == ["Digits", "ByteLevel"] and steps[1].get("use_regex", True):
-        if steps[0].get("individual_digits"):
-            return DIGITS_THEN_GPT2
+    each_digit = kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits")
+    if each_digit and steps[1].get("use_regex", True):
+        return DIGITS_THEN_GPT2
     pattern: str | None = ""
     if kinds == ["ByteLevel"] and steps[0].get("use_regex", True):
         pattern = GPT2_PATTERN
