@@ -14,7 +14,8 @@ from llamune.cli._main import run
 from llamune.errors import LlamuneError
 from llamune.gguf import ModelFile, quant_type
 from llamune.jobs import Candidate, export_adapter, import_adapter, merge
-from llamune.jobs.merging import parse_adapter, recommend
+from llamune.jobs.merge_report import recommend
+from llamune.jobs.merging import parse_adapter
 from llamune.store import publish_model, resolve
 from tests.tiny import tiny_model
 
@@ -128,7 +129,7 @@ def test_the_default_is_the_bases_types_if_they_keep_four_fifths(
     gain: float | None, kept: float | None, expected: str
 ) -> None:
     both = [candidate("own", gain=gain, kept=kept), candidate("Q8_0", gain=1.0, kept=1.0)]
-    assert recommend(both) == expected
+    assert recommend(both).type == expected
 
 
 def test_a_base_that_is_fine_enough_is_merged_once(tmp_path: Path) -> None:
@@ -223,3 +224,45 @@ def test_a_file_alone_does_not_say_its_base(base: Path, tmp_path: Path) -> None:
         export_adapter(str(adapter), tmp_path / "peft")
     export_adapter(str(adapter), tmp_path / "peft", base=str(base))
     assert (tmp_path / "peft/adapter_config.json").is_file()
+
+
+def test_compensation_comes_closer_than_nearest_at_the_same_bytes(
+    base: Path, held_out: Path, tmp_path: Path
+) -> None:
+    records = [{"instruction": f"count to {n}", "output": "one, two, three"} for n in range(40)]
+    training = tmp_path / "training.json"
+    training.write_text(json.dumps(records))
+    adapter = adapter_file(tmp_path, base, size=2e-3)
+    report = merge(
+        str(base),
+        [str(adapter)],
+        out=tmp_path / "m.gguf",
+        calibrate=[training],
+        data=[held_out],
+        n_threads=1,
+    )
+    nearest, compensated, fine = report.candidates
+    assert [(one.type, one.round) for one in report.candidates] == [
+        ("own", "nearest"), ("own", "compensated"), ("Q8_0", "nearest")
+    ]  # fmt: skip
+    assert compensated.bytes == pytest.approx(nearest.bytes, abs=128)  # the lineage names it
+    assert compensated.kl < nearest.kl
+    with ModelFile.open(base) as old, ModelFile.open(tmp_path / "m.gguf") as new:
+        for name, tensor in old.tensors.items():
+            assert name == TARGET or new.tensors[name].type == tensor.type
+            assert name == TARGET or np.array_equal(new.packed(name), old.packed(name))
+
+
+def test_compensation_that_was_asked_for_needs_data(base: Path, tmp_path: Path) -> None:
+    adapter = adapter_file(tmp_path, base)
+    with pytest.raises(LlamuneError, match="no training data to calibrate on"):
+        merge(str(base), [str(adapter)], out=tmp_path / "m.gguf", round="compensated")
+
+
+def test_nearest_is_said_to_lose_where_there_is_nothing_to_calibrate_on(
+    base: Path, tmp_path: Path
+) -> None:
+    steps: list[str] = []
+    adapter = adapter_file(tmp_path, base)
+    merge(str(base), [str(adapter)], out=tmp_path / "m.gguf", measure=False, on_step=steps.append)
+    assert any("rounding to nearest, which loses" in step for step in steps)

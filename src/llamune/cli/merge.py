@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from llamune.jobs import MergeReport
 
 OWN_TYPES = "own"
+Rounding = Literal["nearest", "compensated"]
 
 
 def command(
@@ -35,6 +36,16 @@ def command(
             "the change",
         ),
     ] = None,
+    rounding: Annotated[
+        Rounding | None,
+        typer.Option(
+            "--round", help="how floats become blocks; default: compensated where it can be"
+        ),
+    ] = None,
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option(help="data to calibrate on; default: what the run was trained on"),
+    ] = None,
     data: Annotated[
         list[Path] | None,
         typer.Option(help="held-out examples to measure with; default: what the run held out"),
@@ -53,7 +64,8 @@ def command(
     """Fold adapters into their base and write one GGUF file.
 
     Tensors that no adapter changes are copied byte for byte. Rounding back into 4-bit blocks can
-    throw away what was learned, so the merge is measured at the base's own types and at Q8_0.
+    throw away what was learned, so errors are compensated on the run's own training data, and the
+    merge is measured at the base's own types and at Q8_0.
     """
     from llamune.jobs import merge
 
@@ -63,6 +75,8 @@ def command(
         out=out,
         name=name,
         type=kind,
+        round=rounding,
+        calibrate=calibrate or (),
         data=data or (),
         measure=measure,
         force=force,
@@ -94,12 +108,12 @@ def show(report: MergeReport) -> None:
             parts.append(f"held-out loss {one.held_out:.4f}, KL {one.kl:.2e}")
         if one.gain is not None:
             parts.append(f"{one.gain:.0%} of the gain kept")
-        _screen.note(f"  {type_words(one.type)}: {', '.join(parts)}")
+        _screen.note(f"  {type_words(one.type)}, {one.round}: {', '.join(parts)}")
     if report.type != report.recommended:
         _screen.warn(f"{type_words(report.recommended)} would keep more of what was learned")
     _screen.note(
-        f"wrote {report.bytes:,} bytes at {type_words(report.type)}: {report.tensors} tensors "
-        f"changed, {report.copied} copied byte for byte"
+        f"wrote {report.bytes:,} bytes at {type_words(report.type)}, {report.round}: "
+        f"{report.tensors} tensors changed, {report.copied} copied byte for byte"
     )
 
 
