@@ -250,3 +250,32 @@ def test_a_store_that_may_not_be_read_is_named(
             resolve("tiny")
     finally:
         ollama.manifests.chmod(0o755)
+
+
+def test_a_damaged_blob_is_replaced_by_a_sound_one_or_dropped(
+    ollama: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_model(ollama.root, weights=b"sound weights")
+    copy_model(resolve("tiny"), "mine")
+    tiny("alone", weights=b"only here")
+    damaged = resolve("mine").path
+    damaged.unlink()
+    damaged.write_bytes(b"sOund weights")
+    flip(resolve("alone").path)
+    assert run(["verify", "mine", "alone"]) == 1
+    assert "verify --repair" in capsys.readouterr().err
+    assert run(["verify", "mine", "alone", "--repair", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert [entry["name"] for entry in report["repaired"]] == ["mine:latest"]
+    assert [entry["name"] for entry in report["faults"]] == ["alone:latest"]
+    assert resolve("mine").path.read_bytes() == b"sound weights"
+    tiny_again = [NewLayer(MODEL, b"only here"), NewLayer(TEMPLATE, b"template")]
+    publish("alone", tiny_again, config={"n": "alone"}, replace=True)
+    assert run(["verify", "--all"]) == 0
+
+
+def test_nothing_is_mended_in_another_programs_store(ollama: Store) -> None:
+    put_model(ollama.root, weights=b"their weights")
+    flip(resolve("tiny").path)
+    assert run(["verify", "tiny", "--repair"]) == 1
+    assert resolve("tiny").path.exists()

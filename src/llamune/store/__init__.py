@@ -47,6 +47,7 @@ from llamune.store.upkeep import (
     collect_garbage,
     find_garbage,
     remove_model,
+    repair,
     verify_models,
 )
 
@@ -136,6 +137,7 @@ __all__ = [
     "push",
     "push_blobs",
     "remove_model",
+    "repair",
     "resolve",
     "search_path",
     "starter",

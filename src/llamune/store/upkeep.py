@@ -32,6 +32,7 @@ __all__ = [
     "collect_garbage",
     "find_garbage",
     "remove_model",
+    "repair",
     "verify_models",
 ]
 
@@ -45,14 +46,18 @@ class Fault:
     """Something wrong with a stored model.
 
     Args:
+        store: where it lies.
         name: the model.
         path: the manifest or blob.
         problem: what is wrong with it.
+        layer: the blob as the manifest names it, None when the manifest is at fault.
     """
 
+    store: Store
     name: ModelName
     path: Path
     problem: str
+    layer: Layer | None = None
 
 
 @dataclass(frozen=True)
@@ -117,10 +122,10 @@ def verify_models(targets: Sequence[Target], *, advance: Advance | None = None) 
         try:
             manifest = store.manifest(name)
         except LlamuneError as error:
-            faults.append(Fault(name, store.manifest_path(name), error.message))
+            faults.append(Fault(store, name, store.manifest_path(name), error.message))
             continue
         faults += [
-            Fault(name, store.blob_path(layer.digest), problem)
+            Fault(store, name, store.blob_path(layer.digest), problem, layer)
             for layer in manifest.blobs
             if (problem := blob_problem(store, layer, known, advance))
         ]
@@ -154,6 +159,30 @@ def bytes_to_verify(targets: Sequence[Target]) -> int:
                     status = store.checked_blob(layer).stat()
                     sizes[status.st_dev, status.st_ino] = status.st_size
     return sum(sizes.values())
+
+
+def repair(fault: Fault, others: Sequence[Store]) -> bool:
+    """Mend a damaged or lost blob of our library; return whether it is whole again.
+
+    A sound blob of another store is linked in its place. Where there is none, the damaged bytes
+    are dropped, so that a pull fetches them anew.
+
+    Args:
+        fault: one that `verify_models` found in our library.
+        others: stores that may have the blob.
+    """
+    layer = fault.layer
+    if layer is None or not fault.store.ours:
+        return False
+    with fault.store.lock(exclusive=True):
+        if blob_problem(fault.store, layer, {}, None) is None:
+            return True  # mended already, for another model that shares it
+        fault.path.unlink(missing_ok=True)
+        for other in others:
+            if not other.ours and blob_problem(other, layer, {}, None) is None:
+                fault.store.add_blob(other.blob_path(layer.digest), digest=layer.digest)
+                return True
+    return False
 
 
 # deleting
