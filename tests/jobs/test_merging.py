@@ -241,7 +241,7 @@ def test_compensation_comes_closer_than_nearest_at_the_same_bytes(
         data=[held_out],
         n_threads=1,
     )
-    nearest, compensated, fine = report.candidates
+    nearest, compensated, _ = report.candidates
     assert [(one.type, one.round) for one in report.candidates] == [
         ("own", "nearest"), ("own", "compensated"), ("Q8_0", "nearest")
     ]  # fmt: skip
