@@ -113,8 +113,9 @@ def measure(path: Path, pieces: list[str]) -> dict[str, Any]:
         print(
             f"{path.name} {name}: built in "
             + ", ".join(f"{kind} {value:.3f} s" for kind, value in seconds_to_build.items())
-            + f"; {cold:,.0f} tokens/s at first, {rate:,.0f} at best (trials {', '.join(f'{one:.2f} s' for one in trials)});"
-            f" {same} of {len(ids)} texts with the same ids"
+            + f"; {cold:,.0f} tokens/s at first, {rate:,.0f} at best, trials of "
+            + ", ".join(f"{one:.2f} s" for one in trials)
+            + f"; {same} of {len(ids)} texts with the same ids"
         )
         if name == "llama.cpp":
             assert same == len(ids), "llamune's ids differ from llama.cpp's"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,9 @@ def test_pieces_and_ends_are_llama_cpps() -> None:
 @given(text=hard_text())
 def test_decoding_gives_the_text_back(text: str) -> None:
     tokenizer, _ = PAIRS["no space prefix"]
-    plain = text.replace("▁", "")
+    # two things come back otherwise, in llama.cpp as here: text that spells a byte token, and
+    # two spaces, which are a user-defined token whose text is shown as it stands
+    plain = re.sub(" +", " ", text.replace("▁", "").replace("<0x", ""))
     assert tokenizer.decode(tokenizer.encode(plain)) == plain
 
 
