@@ -5,6 +5,7 @@ from llamune.jobs.events import JobEvent, OnJobEvent, Settled, Stage
 from llamune.jobs.formats import bytes_text, range_text, seconds_text
 from llamune.jobs.guard import awake, supervise
 from llamune.jobs.merging import Candidate, HeldOutLosses, MergeReport, merge
+from llamune.jobs.packaging import PackageWishes, package
 from llamune.jobs.planning import ModelPlan, Wishes, plan_model, resident_together, table_row
 from llamune.jobs.preparing import Opened, Prepared, opened, prepare_training
 from llamune.jobs.recipes import recipe_for
@@ -19,6 +20,7 @@ __all__ = [
     "ModelPlan",
     "OnJobEvent",
     "Opened",
+    "PackageWishes",
     "Prepared",
     "Settled",
     "Stage",
@@ -30,6 +32,7 @@ __all__ = [
     "import_adapter",
     "merge",
     "opened",
+    "package",
     "plan_model",
     "prepare_training",
     "range_text",

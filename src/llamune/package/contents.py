@@ -1,0 +1,193 @@
+"""What goes into a package, and the refusals that come before a byte is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from llamune.errors import AnswerNo, LlamuneError
+from llamune.license import Act, Derivative, of_text, terms
+from llamune.runs import RunRecord
+
+__all__ = ["Contents", "Kind", "PackageError", "check", "licence_texts", "suggested_name"]
+
+Kind = Literal["adapter", "merged"]
+APACHE = "Apache-2.0"
+OWN_PACKAGE = "llamune"  # whose own licence file is the Apache License, word for word
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+
+
+class PackageError(LlamuneError):
+    """A package that cannot be made or read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """Everything that a package is made of.
+
+    Args:
+        name: what the packaged model is called.
+        kind: `adapter` (weights beside a base that is not inside) or `merged` (a whole file).
+        gguf: the adapter or the merged model as GGUF.
+        peft: the adapter as a PEFT folder, or None.
+        base_name: what the base is called.
+        base_digest: `sha256:…` of the base.
+        architecture: of the base.
+        derivative: what the licences say.
+        texts: licence id to its full text.
+        created: when the weights were finished.
+        notice: the base's own NOTICE file, or None.
+        record: the run that made it, or None.
+        recipe: its recipe as YAML, or None.
+        template: chat template layer of the store, or None.
+        system: system prompt, or None.
+        parameters: generation options.
+        languages: of the data, as codes.
+        datasets: names of the training data.
+        sell: whether the package is to be sold, not only shared.
+    """
+
+    name: str
+    kind: Kind
+    gguf: Path
+    base_name: str
+    base_digest: str
+    architecture: str
+    derivative: Derivative
+    texts: Mapping[str, str]
+    created: datetime
+    peft: Path | None = None
+    notice: str | None = None
+    record: RunRecord | None = None
+    recipe: str | None = None
+    template: str | None = None
+    system: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    languages: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    sell: bool = False
+
+    @property
+    def acts(self) -> tuple[Act, ...]:
+        """What one does by passing the package on."""
+        share: Act = "share-adapter" if self.kind == "adapter" else "share-merged"
+        sell: Act = "sell-adapter" if self.kind == "adapter" else "sell-merged"
+        return (share, sell) if self.sell else (share,)
+
+    @property
+    def gguf_name(self) -> str:
+        """The weights' file name inside the package."""
+        return "adapter.gguf" if self.kind == "adapter" else f"{self.name}.gguf"
+
+
+def check(contents: Contents) -> None:
+    """Refuse what the terms forbid, and what is missing, before anything is written.
+
+    Raises:
+        AnswerNo: a licence forbids it or its answer is not confirmed, with the clause.
+        PackageError: the name breaks a naming rule, or a licence text is missing.
+    """
+    for act in contents.acts:
+        verdict = contents.derivative.verdicts[act]
+        if not verdict.permitted:
+            said = "; ".join(
+                f"{licence} {ruling.clause}: {doubted(licence, ruling.answer)}".strip()
+                for licence, ruling in verdict.rulings.items()
+            )
+            raise AnswerNo(
+                f"{contents.name}: {act}: {verdict.answer} ({said or 'no licence known'})",
+                hint="`llamune license REF` says why; --license names one that the file omits",
+            )
+    if not PLAIN_NAME.fullmatch(contents.name):
+        raise PackageError(
+            f"{contents.name!r} is no name for a package",
+            hint="letters, digits, dots, dashes and underscores; --as NAME",
+        )
+    wanted = suggested_name(contents.name, contents.derivative, contents.acts)
+    if wanted != contents.name:
+        raise PackageError(
+            f"{contents.name}: {naming_rule(contents.derivative, contents.acts)}",
+            hint=f"--as {wanted}",
+        )
+    missing = [
+        item.licence
+        for item in contents.derivative.owed_for(*contents.acts)
+        if item.duty.kind in {"licence-text", "copyright-line"}
+        and item.licence not in contents.texts
+    ]
+    if missing:
+        raise PackageError(
+            f"the text of {', '.join(dict.fromkeys(missing))} must go along and is not at hand",
+            hint=f"get it from {terms(missing[0]).source} and say --license-text FILE",
+        )
+
+
+def doubted(licence: str, answer: str) -> str:
+    """Return a licence's answer, with the doubt about it where its text was not read."""
+    return answer if terms(licence).confirmed else f"reported as {answer}, not confirmed"
+
+
+def prefixes(derivative: Derivative, acts: Sequence[Act]) -> list[tuple[str, str, str]]:
+    """Return the name beginnings that licences demand: prefix, licence, clause; longest first."""
+    found = [
+        (item.duty.fields["prefix"], item.licence, item.duty.clause)
+        for item in derivative.owed_for(*acts)
+        if item.duty.kind == "name-prefix"
+    ]
+    return sorted(found, key=lambda entry: -len(entry[0]))
+
+
+def suggested_name(name: str, derivative: Derivative, acts: Sequence[Act]) -> str:
+    """Return the name, with the beginning that a licence demands put in front where it lacks."""
+    for prefix, _, _ in prefixes(derivative, acts):
+        plain = prefix.replace(" ", "-")
+        if not name.lower().startswith((prefix.lower(), plain.lower())):
+            return f"{plain}-{name}"
+    return name
+
+
+def naming_rule(derivative: Derivative, acts: Sequence[Act]) -> str:
+    """Return the naming rule as a sentence."""
+    prefix, licence, clause = prefixes(derivative, acts)[0]
+    return f"{licence} {clause} demands a name that begins with {prefix!r}"
+
+
+def licence_texts(
+    derivative: Derivative, layers: Sequence[str], given: Sequence[str]
+) -> dict[str, str]:
+    """Return the full texts of a chain's licences, recognised by their content.
+
+    Args:
+        derivative: whose licences.
+        layers: texts that came with the base.
+        given: texts that the person provides; they win.
+
+    Returns:
+        Licence id to text; a licence whose text is not at hand is missing.
+    """
+    wanted = {item.terms.id for item in derivative.found if item.terms is not None}
+    texts: dict[str, str] = {}
+    for text in [*layers, *given]:
+        for record in of_text(text):
+            if record.id in wanted:
+                texts[record.id] = text
+    if APACHE in wanted and APACHE not in texts:
+        texts[APACHE] = apache_text()
+    return texts
+
+
+def apache_text() -> str:
+    """Return the Apache License as this package itself carries it.
+
+    Raises:
+        PackageError: this installation lacks its own licence file.
+    """
+    for file in metadata.files(OWN_PACKAGE) or []:
+        if file.name == "LICENSE":
+            return file.read_text()
+    raise PackageError("this installation of llamune lacks its licence file")

@@ -1,0 +1,366 @@
+"""Packages: what must be inside, what is refused, and that a changed byte is found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from llamune.adapter import LoraAdapter, LoraPair, write_adapter, write_peft
+from llamune.arch import describe
+from llamune.cli._main import run
+from llamune.errors import AnswerNo, LlamuneError
+from llamune.gguf import ModelFile
+from llamune.jobs import import_adapter
+from llamune.license import derive, licences_of
+from llamune.package import (
+    Contents,
+    PackageError,
+    bill_of_materials,
+    check,
+    licence_texts,
+    suggested_name,
+    verify_package,
+    write_package,
+)
+from llamune.runs import DataFacts, RunRecord, Score
+from llamune.store import publish_model
+from tests.tiny import tiny_model
+
+TARGET = "blk.0.attn_q.weight"
+LLAMA_TEXT = (
+    "LLAMA 3.1 COMMUNITY LICENSE AGREEMENT\nLlama 3.1 Version Release Date: July 23, 2024\n"
+)
+GEMMA_TEXT = "Gemma Terms of Use\n… “Model Derivatives” means …\n"
+NOTICES = {
+    "llama3.1": "Llama 3.1 is licensed under the Llama 3.1 Community License, Copyright © Meta "
+    "Platforms, Inc. All Rights Reserved.",
+    "gemma": "Gemma is provided under and subject to the Gemma Terms of Use found at "
+    "ai.google.dev/gemma/terms",
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("base"), "llama", "Q8_0")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
+    """Return a folder with `adapter.gguf` and `peft/`."""
+    folder = tmp_path_factory.mktemp("weights")
+    random = np.random.default_rng(0)
+    with ModelFile.open(base) as file:
+        rows, columns = file.tensors[TARGET].shape
+        pair = LoraPair(
+            a=random.normal(size=(2, columns)).astype(np.float32),
+            b=random.normal(size=(rows, 2)).astype(np.float32),
+            scale=1.0,
+        )
+        adapter = LoraAdapter(path=folder, pairs={TARGET: pair})
+        write_adapter(adapter, file, folder / "adapter.gguf", base_digest=None)
+        write_peft(adapter, describe(file), folder / "peft")
+    return folder
+
+
+RECORD = RunRecord(
+    name="mine:latest",
+    number=3,
+    state="done",
+    started=datetime(2026, 11, 24, tzinfo=UTC),
+    finished=datetime(2026, 11, 24, 12, tzinfo=UTC),
+    steps_done=40,
+    parameters_trained=1234,
+    data=DataFacts(
+        files=("/home/me/tickets.json",), fingerprint="f" * 64, training_records=300,
+        validation_records=30, tokens=9000, trained_tokens=3000,
+    ),
+    scores=(
+        Score(task="validation", metric="exact match", n=30, before=0.2, before_low=0.1,
+              before_high=0.35, after=0.9, after_low=0.75, after_high=0.97),
+    ),
+    proof={"verdict": "pass", "adapter": "/home/me/secret/adapter"},
+)  # fmt: skip
+
+
+def contents_for(
+    weights: Path, *licences: str, texts: Sequence[str] = (), name: str = "mine", **more: object
+) -> Contents:
+    derivative = derive(licences_of({}, given=licences))
+    fields = {
+        "name": name,
+        "kind": "adapter",
+        "gguf": weights / "adapter.gguf",
+        "peft": weights / "peft",
+        "base_name": "tiny:latest",
+        "base_digest": "sha256:" + "a" * 64,
+        "architecture": "llama",
+        "derivative": derivative,
+        "texts": licence_texts(derivative, (), texts),
+        "created": datetime(2026, 11, 24, 12, tzinfo=UTC),
+        "record": RECORD,
+        "recipe": "rank: 2\n",
+        "datasets": ("tickets.json",),
+    }
+    return Contents(**(fields | more))
+
+
+def front_matter(folder: Path) -> dict:
+    return yaml.safe_load((folder / "README.md").read_text().split("---")[1])
+
+
+def everything(folder: Path) -> str:
+    texts = [p.read_text(errors="replace") for p in folder.rglob("*") if p.suffix != ".gguf"
+             if p.is_file()]  # fmt: skip
+    return "\n".join(texts)
+
+
+# -- what is inside ------------------------------------------------------------
+
+
+def test_a_package_has_all_that_sharing_takes(weights: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    write_package(contents_for(weights, "apache-2.0"), folder, language="en")
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert names == {
+        "README.md", "NOTICE", "CHANGES.md", "Modelfile", "LICENSES/Apache-2.0.txt",
+        "adapter.gguf", "adapter/adapter_config.json", "adapter/adapter_model.safetensors",
+        "examples/ask.py", "recipe.yaml", "scores.json", "proof.json", "bom.cdx.json",
+        "package.json", "SHA256SUMS",
+    }  # fmt: skip
+    matter = front_matter(folder)
+    assert matter["license"] == "apache-2.0"
+    assert matter["base_model"] == "tiny:latest"
+    assert matter["base_model_relation"] == "adapter"
+    assert matter["datasets"] == ["tickets.json"]
+    card = (folder / "README.md").read_text()
+    assert "0.900 (0.750 – 0.970)" in card
+    assert "No training data are inside" in card
+    assert "sha256:" + "a" * 64 in (folder / "CHANGES.md").read_text()
+    assert "/home/me" not in everything(folder)  # no paths of the maker's machine
+    assert "TERMS AND CONDITIONS" in (folder / "LICENSES/Apache-2.0.txt").read_text()
+    compile((folder / "examples/ask.py").read_text(), "ask.py", "exec")
+
+
+@pytest.mark.parametrize(
+    ("licence", "text", "name"),
+    [("llama3.1", LLAMA_TEXT, "Llama-mine"), ("gemma", GEMMA_TEXT, "mine")],
+)
+def test_the_exact_lines_of_the_licence_are_carried(
+    weights: Path, tmp_path: Path, licence: str, text: str, name: str
+) -> None:
+    folder = tmp_path / "out"
+    write_package(contents_for(weights, licence, texts=[text], name=name), folder, language="en")
+    assert NOTICES[licence] in (folder / "NOTICE").read_text()
+    restrictions = (folder / "USE_RESTRICTIONS.md").read_text()
+    assert "Policy" in restrictions
+    if licence == "llama3.1":
+        assert "**Built with Llama**" in (folder / "README.md").read_text()
+        assert front_matter(folder)["license"] == "llama3.1"
+    assert not verify_package(folder).faults
+
+
+def test_two_licences_are_both_carried(weights: Path, tmp_path: Path) -> None:
+    mit = "Copyright (c) DeepSeek\n\nPermission is hereby granted, free of charge, to any person"
+    both = contents_for(weights, "mit", "llama3.1", texts=[mit, LLAMA_TEXT], name="llama-mine")
+    write_package(both, tmp_path / "out")
+    assert front_matter(tmp_path / "out")["license"] == "other"
+    assert front_matter(tmp_path / "out")["license_name"] == "MIT and LicenseRef-Llama3.1"
+    names = {path.stem for path in (tmp_path / "out/LICENSES").iterdir()}
+    assert names == {"MIT", "LicenseRef-Llama3.1"}
+
+
+def test_the_bill_of_materials_fits_the_schema(weights: Path) -> None:
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    for licences in (["apache-2.0"], ["mit", "llama3.1"], []):
+        bill = bill_of_materials(
+            contents_for(weights, *licences), {"adapter.gguf": "b" * 64, "README.md": "c" * 64}
+        )
+        assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
+    component = bill["metadata"]["component"]
+    assert component["type"] == "machine-learning-model"
+    assert component["pedigree"]["ancestors"][0]["hashes"][0]["content"] == "a" * 64
+    metrics = component["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
+    assert metrics[1]["confidenceInterval"] == {"lowerBound": "0.75", "upperBound": "0.97"}
+
+
+def test_the_card_is_written_in_japanese_too(weights: Path, tmp_path: Path) -> None:
+    write_package(contents_for(weights, "apache-2.0"), tmp_path / "out", language="ja")
+    assert "元モデルの重みは含まれません" in (tmp_path / "out/README.md").read_text()
+
+
+# -- refusals ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("licences", "fields", "said"),
+    [
+        ([], {}, "no licence known"),
+        (["cc-by-nc-4.0"], {"sell": True}, "not confirmed"),
+        (["qwen-research"], {}, "reported as conditions"),
+        (["gemma", "cc-by-sa-4.0"], {}, "not confirmed"),
+    ],
+)
+def test_what_the_terms_forbid_or_leave_open_is_refused_with_the_clause(
+    weights: Path, tmp_path: Path, licences: list[str], fields: dict[str, object], said: str
+) -> None:
+    with pytest.raises(AnswerNo, match=said):
+        write_package(contents_for(weights, *licences, **fields), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_name_prefix_is_demanded_and_suggested(weights: Path) -> None:
+    contents = contents_for(weights, "llama3.1", texts=[LLAMA_TEXT])
+    with pytest.raises(PackageError, match=r"1\.b\.i") as caught:
+        check(contents)
+    assert caught.value.hint == "--as Llama-mine"
+    derivative = contents.derivative
+    for name in ("llama-mine", "Llama-mine", "Llama3-x"):
+        assert suggested_name(name, derivative, contents.acts) == name
+    third = derive(licences_of({}, given=["llama3"]))
+    assert suggested_name("mine", third, contents.acts) == "Llama-3-mine"
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a b", "-x", "x" * 200])
+def test_a_name_that_is_no_file_name_is_refused(weights: Path, name: str) -> None:
+    with pytest.raises(PackageError, match="no name"):
+        check(contents_for(weights, "apache-2.0", name=name))
+
+
+@pytest.mark.parametrize("licence", ["mit", "gemma"])
+def test_a_text_that_is_not_at_hand_is_asked_for(weights: Path, licence: str) -> None:
+    with pytest.raises(PackageError, match="text of") as caught:
+        check(contents_for(weights, licence))
+    assert "--license-text" in str(caught.value.hint)
+
+
+# -- verify ------------------------------------------------------------
+
+
+@pytest.fixture
+def whole(weights: Path, tmp_path: Path) -> Path:
+    write_package(contents_for(weights, "apache-2.0"), tmp_path / "whole", language="en")
+    return tmp_path / "whole"
+
+
+def test_a_whole_package_verifies_elsewhere_too(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "elsewhere")
+    found = verify_package(tmp_path / "elsewhere")
+    assert not found.faults
+    assert found.n_files == 14
+    assert found.signer is None
+
+
+def files_of_a_package() -> list[str]:
+    return ["README.md", "NOTICE", "adapter.gguf", "adapter/adapter_model.safetensors",
+            "LICENSES/Apache-2.0.txt", "bom.cdx.json", "package.json"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", files_of_a_package())
+def test_a_changed_byte_is_found_in_every_file(whole: Path, name: str) -> None:
+    data = bytearray((whole / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (whole / name).write_bytes(data)
+    assert any(name in fault for fault in verify_package(whole).faults)
+
+
+@pytest.mark.parametrize("name", files_of_a_package()[:5])
+def test_a_missing_file_is_found(whole: Path, name: str) -> None:
+    (whole / name).unlink()
+    assert any(name in fault for fault in verify_package(whole).faults)
+
+
+def test_files_that_are_not_listed_are_found(whole: Path) -> None:
+    (whole / "extra.bin").write_bytes(b"x")
+    (whole / "README.md").unlink()
+    (whole / "README.md").symlink_to("/etc/hostname")
+    faults = verify_package(whole).faults
+    assert "extra.bin: not listed in SHA256SUMS" in faults
+    assert "README.md: missing" in faults
+
+
+@pytest.mark.parametrize("line", ["x", f"{'a' * 64}  ../../etc/passwd", f"{'a' * 64}  /etc/passwd"])
+def test_a_list_that_leads_out_of_the_package_is_refused(whole: Path, line: str) -> None:
+    (whole / "SHA256SUMS").write_text(line + "\n")
+    with pytest.raises(PackageError, match="line 1"):
+        verify_package(whole)
+
+
+def test_a_folder_that_is_no_package_says_so(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="no package"):
+        verify_package(tmp_path)
+
+
+def test_a_signature_names_its_signer_and_breaks_with_the_list(
+    weights: Path, tmp_path: Path
+) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.generate()
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (tmp_path / "key.pem").write_bytes(pem)
+    folder = tmp_path / "out"
+    write_package(contents_for(weights, "apache-2.0"), folder, key=tmp_path / "key.pem")
+    found = verify_package(folder)
+    assert found.signer
+    assert not found.faults
+    for text in ("", "x\ny", (folder / "SHA256SUMS.sig").read_text().swapcase()):
+        (folder / "SHA256SUMS.sig").write_text(text)
+        assert any("signature" in fault for fault in verify_package(folder).faults)
+    (tmp_path / "key.pem").write_text("no key")
+    with pytest.raises(PackageError, match="private key"):
+        write_package(contents_for(weights, "apache-2.0"), tmp_path / "b", key=tmp_path / "key.pem")
+    assert not (tmp_path / "b").exists()
+
+
+# -- the command ------------------------------------------------------------
+
+
+def test_a_tuned_model_is_packaged_and_verified_by_command(
+    base: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish_model("tiny", base)
+    import_adapter(weights / "adapter.gguf", "tiny", name="tuned")
+    out = str(tmp_path / "out")
+    assert run(["package", "tuned", "-o", out]) == 1  # the tiny file names no licence
+    assert "no licence known" in capsys.readouterr().err
+    assert run(["package", "tuned", "-o", out, "--license", "apache-2.0"]) == 0
+    assert front_matter(tmp_path / "out")["base_model"] == "tiny:latest"
+    assert run(["package", "verify", out]) == 0
+    assert "not signed" in capsys.readouterr().out
+    (tmp_path / "out/NOTICE").write_text("mine")
+    assert run(["package", "verify", out, "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is False
+    assert "NOTICE: changed" in report["faults"]
+    assert run(["package", "tuned", "-o", out, "--license", "apache-2.0"]) == 2  # exists
+    assert run(["package", "tuned"]) == 2
+
+
+def test_a_merged_package_holds_one_model_file(base: Path, weights: Path, tmp_path: Path) -> None:
+    publish_model("tiny", base)
+    import_adapter(weights / "adapter.gguf", "tiny", name="tuned")
+    common = ["package", "tuned", "--license", "apache-2.0", "--merged", "-o"]
+    assert run([*common, str(tmp_path / "out")]) == 0
+    manifest = json.loads((tmp_path / "out/package.json").read_text())
+    assert manifest["kind"] == "merged"
+    with ModelFile.open(tmp_path / "out" / manifest["weights"]) as file:
+        assert TARGET in file.tensors
+    assert front_matter(tmp_path / "out")["base_model_relation"] == "finetune"
+    assert "FROM ./tuned.gguf" in (tmp_path / "out/Modelfile").read_text()
+    assert not verify_package(tmp_path / "out").faults
+
+
+def test_errors_are_of_our_tree() -> None:
+    assert issubclass(PackageError, LlamuneError)
