@@ -118,6 +118,16 @@ def test_packed_and_filled_batches_have_the_same_loss() -> None:
     assert seen[True] == pytest.approx(seen[False], rel=1e-5)
 
 
+def test_recomputed_activations_give_the_same_losses() -> None:
+    seen = []
+    for recompute in (False, True):
+        chosen = tiny.recipe(steps=3, recompute=recompute)
+        run = tiny.new_run(chosen)
+        go(chosen, run)
+        seen.append(losses(run))
+    assert seen[0] == seen[1]
+
+
 KILLED = """
 import sys
 from llamune.runs import Run
@@ -194,6 +204,38 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_take_harm() -> None:
         train(model, tiny.records(), [], recipe=chosen, run=run, on_event=poison)
     assert "--lr 5.0e-03" in (caught.value.hint or "")
     assert go(chosen, run, resume=True).finished
+
+
+@pytest.mark.parametrize(
+    "choices", [{"method": "dora"}, {"rslora": True}, {"ranks": {"down_proj": 16}}]
+)
+def test_every_kind_of_adapter_learns(choices: dict[str, Any]) -> None:
+    from safetensors import safe_open
+
+    chosen = tiny.recipe(steps=12, evaluations=2, **choices)
+    run = tiny.new_run(chosen)
+    result = go(chosen, run)
+    assert result.validation_loss < result.validation_before
+    with safe_open(run.adapter / "adapter_model.safetensors", "numpy") as weights:
+        names = list(weights.keys())
+        ranks = {n.split(".")[-3]: weights.get_slice(n).get_shape()[0] for n in names if "_A" in n}
+    assert any("magnitude" in name for name in names) == (chosen.method == "dora")
+    assert ranks["down_proj"] == chosen.ranks.get("down_proj", chosen.rank)
+    assert ranks["up_proj"] == chosen.rank
+
+
+def test_lora_plus_gives_b_its_own_rate() -> None:
+    seen = []
+    for ratio in (1.0, 16.0):
+        chosen = tiny.recipe(steps=1, warmup_steps=0, b_rate_ratio=ratio, learning_rate=1e-4)
+        run = tiny.new_run(chosen)
+        go(chosen, run)
+        from safetensors.numpy import load_file
+
+        tensors = load_file(run.adapter / "adapter_model.safetensors")
+        seen.append(max(abs(t).max() for name, t in tensors.items() if "lora_B" in name))
+    # B begins at zero, and Adam's first step is as long as the rate
+    assert seen[1] == pytest.approx(16 * seen[0], rel=1e-3)
 
 
 def test_early_stopping_ends_the_run_with_the_best_weights() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llamune.files import write_text
 from llamune.runs import Recipe, Run
@@ -155,6 +155,9 @@ def prepare(
             run.checkpoints, say=lambda text: on_event(Said(text=text))
         )
         progress = Progress.read(start / "progress.json")
+    if recipe.recompute:
+        base: Any = model.get_base_model()
+        base.gradient_checkpointing_enable({"use_reentrant": False})
     settings = arguments(recipe, folder=run.folder, on_cpu=model.device.type == "cpu")
     lengths = [len(record.ids) for record in training]
     order = batch_order(
