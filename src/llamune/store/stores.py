@@ -29,6 +29,7 @@ from llamune.store.errors import (
     CopyNeededError,
     DamagedError,
     ExistsError,
+    StoreError,
     UnknownModelError,
 )
 from llamune.store.locks import locked
@@ -81,7 +82,16 @@ class Store:
         return self.blobs / blob_file_name(digest)
 
     def manifest_path(self, name: ModelName) -> Path:
-        """Return where a model's manifest lies or would lie."""
+        """Return where a model's manifest lies or would lie.
+
+        Raises:
+            StoreError: the file system has no such file names.
+        """
+        if os.name == "nt" and ":" in name.host:  # there it would open a stream of another file
+            raise StoreError(
+                f"{name}: Windows cannot store a model whose host has a port",
+                hint="reach the registry under a name without a port",
+            )
         return self.manifests / name.relative_path
 
     def lock(self, *, exclusive: bool) -> AbstractContextManager[None]:
