@@ -1,6 +1,7 @@
 """Is it the same, and is it better? The proof, losses and KL, scores with error bars."""
 
 from llamune.evaluate.answers import identity_of
+from llamune.evaluate.comparepage import compare_report, figures_of
 from llamune.evaluate.distributions import (
     Agreement,
     Tally,
@@ -18,8 +19,19 @@ from llamune.evaluate.judge import RUBRIC, Judge
 from llamune.evaluate.metrics import METRICS, Metric, metric_named, metric_of
 from llamune.evaluate.outcomes import Asking, Outcome, outcomes_of
 from llamune.evaluate.proof import Proof, prove, prove_adapter
+from llamune.evaluate.quality import TextQuality, sample_text, text_quality, windows
+from llamune.evaluate.ratings import Rating, Vote, add_vote, ratings_of, read_votes
 from llamune.evaluate.report import html_report
 from llamune.evaluate.scores import Comparison, Score, comparison_of, score_of, score_records
+from llamune.evaluate.sidebyside import (
+    Contestant,
+    Judgement,
+    Pairing,
+    judged,
+    pairings,
+    read_prompts,
+    rounds,
+)
 from llamune.evaluate.spelling import Conversation, Spelling
 
 __all__ = [
@@ -28,38 +40,56 @@ __all__ = [
     "Agreement",
     "Asking",
     "Comparison",
+    "Contestant",
     "Conversation",
     "Evaluation",
     "Forgetting",
     "Item",
     "Judge",
+    "Judgement",
     "KeptScore",
     "Metric",
     "Outcome",
+    "Pairing",
     "Proof",
+    "Rating",
     "Score",
     "Spelling",
     "Tally",
+    "TextQuality",
+    "Vote",
+    "add_vote",
     "agreement",
     "bits_per_byte",
+    "compare_report",
     "comparison_of",
     "evaluate",
+    "figures_of",
     "forgotten",
     "html_report",
     "identity_of",
     "item_of",
+    "judged",
     "kept_scores",
     "kl_divergence",
     "log_softmax",
     "metric_named",
     "metric_of",
     "outcomes_of",
+    "pairings",
     "perplexity",
     "prove",
     "prove_adapter",
+    "ratings_of",
     "read_items",
+    "read_prompts",
+    "read_votes",
+    "rounds",
+    "sample_text",
     "score_of",
     "score_records",
     "scores_path",
+    "text_quality",
     "token_losses",
+    "windows",
 ]
