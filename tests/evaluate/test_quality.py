@@ -17,7 +17,7 @@ def test_windows_begin_as_the_model_expects_and_lose_nothing_but_a_rest() -> Non
     ids = list(range(10, 310))
     plain = windows(ids, bos_id=None)
     assert [len(window) for window in plain] == [128, 128, 44]
-    assert sum(plain, []) == ids
+    assert [one for window in plain for one in window] == ids
     begun = windows(ids, bos_id=1)
     assert all(window[0] == 1 and len(window) <= 128 for window in begun)
     assert [one for window in begun for one in window[1:]] == ids

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llamune.cli import _screen
+from llamune.cli import _screen, quality
 
 if TYPE_CHECKING:
+    from llamune.calibrate import Compensated
     from llamune.convert import QuantizePlan, TypeOptions
+    from llamune.jobs import Opened
 
 COPY = "COPY"
+GENERAL = "general"
 
 
 def command(
@@ -40,6 +45,12 @@ def command(
     imatrix: Annotated[
         Path | None, typer.Option("--imatrix", help="importance matrix (GGUF or the older format)")
     ] = None,
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="data to round with error compensation on; `general`: the text that ships"
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="default: all cores")
     ] = None,
@@ -50,10 +61,13 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the exact size and write nothing")
     ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="then measure what was lost, as `quality` does")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Write a model in another precision, each tensor's type chosen as llama.cpp chooses it."""
-    from llamune.convert import file_type, plan_quantize, quantize, read_importance
+    from llamune.convert import check_plan, file_type, plan_quantize, quantize, read_importance
     from llamune.errors import LlamuneError
     from llamune.gguf import ModelFile
     from llamune.store import resolve
@@ -63,22 +77,36 @@ def command(
     wanted = None if kind.upper() == COPY else file_type(kind)
     options = type_options(tensor_types or [], output_type, embedding_type, pure=pure)
     importance = None if imatrix is None else read_importance(imatrix)
-    model = resolve(source)
-    for text in model.notes:
-        _screen.note(text)
-    with ModelFile.open(model.paths, mapped=model.store is not None) as file:
+    with ExitStack() as stack:
+        base = None
+        if calibrate:
+            from llamune.jobs import opened
+
+            base = stack.enter_context(opened(source))
+            model, file = base.model, base.file
+        else:
+            model = resolve(source)
+            opened_file = ModelFile.open(model.paths, mapped=model.store is not None)
+            file = stack.enter_context(opened_file)
+        for text in model.notes:
+            _screen.note(text)
         plan = plan_quantize(file, wanted, options=options, importance=importance)
         for text in fallbacks(plan):
             _screen.note(text)
         if dry_run or out is None:
             show_plan(plan, as_json=as_json)
             return
+        check_plan(plan, out, requantize=requantize)
         if plan.requantized and requantize:
             _screen.warn(f"{len(plan.requantized)} tensors were rounded before; errors add up")
+        rounding = None
+        if base is not None:
+            rounding = compensated(base, plan, calibrate or [], out, stack)
         with _screen.progress(f"to {kind.upper()}", total=sum(plan.tensor_bytes.values())) as step:
             errors = quantize(
                 plan,
                 out,
+                round=rounding,
                 requantize=requantize,
                 replace=replace,
                 threads=threads,
@@ -98,6 +126,24 @@ def command(
     else:
         _screen.note(f"{size_text(file.size)} before, {size_text(plan.nbytes)} now")
         _screen.data(str(out))
+    if report:
+        quality.measure(model, resolve(str(out)), text=None, threads=threads, as_json=as_json)
+
+
+def compensated(
+    base: Opened, plan: QuantizePlan, calibrate: list[Path], out: Path, stack: ExitStack
+) -> Compensated:
+    """Run the calibration pass; its files lie beside the new one until that is written."""
+    from llamune.jobs import rounding_for_plan
+
+    scratch = TemporaryDirectory(prefix=".llamune-rounded-", dir=out.absolute().parent)
+    return rounding_for_plan(
+        base,
+        plan,
+        [path for path in calibrate if str(path) != GENERAL],
+        folder=Path(stack.enter_context(scratch)),
+        on_step=lambda step: _screen.note(f"· {step}"),
+    )
 
 
 def type_options(
