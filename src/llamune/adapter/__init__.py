@@ -15,7 +15,6 @@ from llamune.adapter.lora import LoraAdapter, LoraPair, check_base, check_shapes
 from llamune.adapter.merge import (
     MergedTensor,
     MergeResult,
-    Rounding,
     changed_rows,
     check_merge,
     merge,
@@ -31,7 +30,6 @@ __all__ = [
     "LoraPair",
     "MergeResult",
     "MergedTensor",
-    "Rounding",
     "WrongBaseError",
     "changed_rows",
     "check_base",

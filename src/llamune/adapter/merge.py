@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +18,9 @@ from llamune.gguf import (
     ModelFile,
     NewTensor,
     QuantType,
+    Rounding,
     TensorInfo,
-    floats_to_rows,
+    nearest,
     rows_to_floats,
     write_gguf,
 )
@@ -27,7 +28,6 @@ from llamune.gguf import (
 __all__ = [
     "MergeResult",
     "MergedTensor",
-    "Rounding",
     "changed_rows",
     "check_merge",
     "merge",
@@ -39,28 +39,6 @@ COPY_BYTES = 16 << 20
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
-
-
-class Rounding(Protocol):
-    """How floats become blocks; `calibrate` has one that compensates errors."""
-
-    def __call__(self, name: str, rows: Floats, kind: QuantType) -> Bytes:
-        """Pack rows.
-
-        Args:
-            name: the tensor; a tensor's slices come in order, one after the other.
-            rows: float32 (rows, columns).
-            kind: how to store them.
-
-        Returns:
-            uint8 (rows, row bytes).
-        """
-        ...
-
-
-def nearest(name: str, rows: Floats, kind: QuantType) -> Bytes:  # noqa: ARG001  a Rounding
-    """Round as ggml does."""
-    return floats_to_rows(rows, kind)
 
 
 @dataclass(frozen=True, kw_only=True)

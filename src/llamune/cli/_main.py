@@ -92,7 +92,7 @@ def run(arguments: list[str]) -> int:
     try:
         result = build()(arguments, prog_name="llamune", standalone_mode=False)
     except TyperException as error:
-        _screen.error(error.format_message(), hint="`llamune --help`, or `--help` after a command's name")
+        _screen.error(error.format_message(), hint="--help after the command's name says more")
         return LlamuneError.exit_code
     except (KeyboardInterrupt, typer.Abort):
         result = INTERRUPTED

@@ -6,6 +6,7 @@ from llamune.convert.mixtures import ModelShape
 from llamune.convert.quantizing import (
     QuantizePlan,
     TensorError,
+    check_plan,
     plan_quantize,
     quantize,
     sample_errors,
@@ -32,6 +33,7 @@ __all__ = [
     "TensorError",
     "TypeOptions",
     "TypeShare",
+    "check_plan",
     "choose_types",
     "file_type",
     "file_type_of_number",

@@ -21,6 +21,7 @@ from llamune.gguf import (
     ModelFile,
     NewTensor,
     QuantType,
+    Rounding,
     TensorInfo,
     ValueType,
     floats_to_rows,
@@ -30,7 +31,14 @@ from llamune.gguf import (
     write_gguf,
 )
 
-__all__ = ["QuantizePlan", "TensorError", "plan_quantize", "quantize", "sample_errors"]
+__all__ = [
+    "QuantizePlan",
+    "TensorError",
+    "check_plan",
+    "plan_quantize",
+    "quantize",
+    "sample_errors",
+]
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -207,6 +215,7 @@ def quantize(
     plan: QuantizePlan,
     out: Path,
     *,
+    round: Rounding | None = None,  # noqa: A002  the word of the commands
     requantize: bool = False,
     replace: bool = False,
     threads: int | None = None,
@@ -218,6 +227,8 @@ def quantize(
     Args:
         plan: from `plan_quantize`.
         out: the new file.
+        round: how floats become blocks; default ggml's rounding to nearest, weighted by the
+            plan's importance matrix.
         requantize: allow rounding weights that were rounded before.
         replace: whether a file already at `out` may be replaced.
         threads: at most this many; default all cores.
@@ -236,7 +247,7 @@ def quantize(
     def chunks(tensor: TensorInfo) -> Iterator[Bytes]:
         squared = squared_before = 0.0
         kind = plan.types[tensor.name]
-        for packed, floats in slabs(plan, tensor, threads=threads):
+        for packed, floats in slabs(plan, tensor, round, threads=threads):
             if measure and floats is not None:
                 difference = rows_to_floats(packed, kind, threads=threads) - floats
                 squared += sum_of_squares(difference)
@@ -306,7 +317,11 @@ def sample_errors(plan: QuantizePlan) -> float:
 
 
 def slabs(
-    plan: QuantizePlan, tensor: TensorInfo, *, threads: int | None
+    plan: QuantizePlan,
+    tensor: TensorInfo,
+    round: Rounding | None,  # noqa: A002  the word of the commands
+    *,
+    threads: int | None,
 ) -> Iterator[tuple[Bytes, Floats | None]]:
     """Yield a tensor's new rows, a slab at a time, with the weights they were packed from.
 
@@ -329,7 +344,10 @@ def slabs(
             rows = plan.source.packed(tensor.name, start, stop)
             floats = rows_to_floats(rows, tensor.type, threads=threads)
             column_weights = None if weights is None else weights[expert]
-            packed = floats_to_rows(floats, kind, column_weights, threads=threads)
+            if round is not None:
+                packed = round(tensor.name, floats, kind)
+            else:
+                packed = floats_to_rows(floats, kind, column_weights, threads=threads)
             # some types round a NaN to a number, others overflow: look at both sides
             if not (rows_are_finite(rows, tensor.type) and rows_are_finite(packed, kind)):
                 raise LlamuneError(

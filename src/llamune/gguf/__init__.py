@@ -12,6 +12,7 @@ from llamune.gguf.kernels import (
 from llamune.gguf.metadata import Metadata
 from llamune.gguf.model_file import ModelFile, shard_paths
 from llamune.gguf.quant_types import QUANT_TYPES, QuantType, quant_type
+from llamune.gguf.rounding import Rounding, nearest
 from llamune.gguf.values import Entry, ValueType
 from llamune.gguf.writer import NewTensor, header_bytes, write_gguf
 
@@ -26,6 +27,7 @@ __all__ = [
     "ModelFile",
     "NewTensor",
     "QuantType",
+    "Rounding",
     "TensorInfo",
     "UnsupportedFileError",
     "ValueType",
@@ -33,6 +35,7 @@ __all__ = [
     "file_type_of_number",
     "floats_to_rows",
     "header_bytes",
+    "nearest",
     "needs_importance",
     "quant_type",
     "rows_are_finite",

@@ -8,6 +8,7 @@ from llamune.jobs.merging import Candidate, HeldOutLosses, MergeReport, merge
 from llamune.jobs.packaging import PackageWishes, package
 from llamune.jobs.planning import ModelPlan, Wishes, plan_model, resident_together, table_row
 from llamune.jobs.preparing import Opened, Prepared, opened, prepare_training
+from llamune.jobs.quantizing import make_importance, rounding_for_plan
 from llamune.jobs.recipes import recipe_for
 from llamune.jobs.report import report_again, report_of
 from llamune.jobs.tuning import check_verdict, resume, stopped_hint, summary, tune
@@ -30,6 +31,7 @@ __all__ = [
     "check_verdict",
     "export_adapter",
     "import_adapter",
+    "make_importance",
     "merge",
     "opened",
     "package",
@@ -41,6 +43,7 @@ __all__ = [
     "report_of",
     "resident_together",
     "resume",
+    "rounding_for_plan",
     "seconds_text",
     "stopped_hint",
     "summary",

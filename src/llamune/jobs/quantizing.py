@@ -1,0 +1,135 @@
+"""Quantizing with what a text tells of the model, and importance matrices made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llamune.errors import LlamuneError
+from llamune.files import refuse_existing
+from llamune.jobs.calibrating import (
+    N_TOKENS,
+    Texts,
+    can_calibrate,
+    compensated_rounding,
+    general_texts,
+    texts_of_files,
+)
+from llamune.jobs.preparing import Opened, opened
+
+if TYPE_CHECKING:
+    from llamune.calibrate import Compensated
+    from llamune.convert import QuantizePlan
+
+__all__ = ["make_importance", "rounding_for_plan"]
+
+OnStep = Callable[[str], object]
+
+
+def require_calibration() -> None:
+    """Refuse early where the pass cannot run.
+
+    Raises:
+        LlamuneError: the extra `train` is not installed.
+    """
+    if not can_calibrate():
+        raise LlamuneError(
+            "calibrating needs torch", hint="install it with: pip install 'llamune[train]'"
+        )
+
+
+def rounding_for_plan(
+    base: Opened,
+    plan: QuantizePlan,
+    calibrate: Sequence[Path],
+    *,
+    folder: Path,
+    n_tokens: int = N_TOKENS,
+    on_step: OnStep = lambda _: None,
+) -> Compensated:
+    """Return the rounding with error compensation for every linear layer that changes its type.
+
+    Args:
+        base: the model to be quantized.
+        plan: which type each tensor gets.
+        calibrate: data files, mixed with the general text that ships; none: that text alone.
+        folder: where rounded tensors are kept until they are written.
+        n_tokens: calibration tokens in all.
+        on_step: called with each step, in words.
+
+    Raises:
+        LlamuneError: the extra `train` is not installed.
+        DataError: a data file cannot be read.
+        CalibrateError: NaN or infinity among the weights or inputs.
+    """
+    require_calibration()
+    linear = {rule.gguf for rule in base.family.rules.values() if rule.role == "linear"}
+    types = {name: plan.types[name] for name in plan.changed if name in linear}
+    own, options = own_texts(base, calibrate)
+    return compensated_rounding(
+        base,
+        own,
+        types=types,
+        weight_of=base.file.floats,
+        folder=folder,
+        identity={"source": base.model.digest or str(base.model.path)},
+        n_tokens=n_tokens,
+        on_step=on_step,
+        **options,
+    )
+
+
+def own_texts(base: Opened, calibrate: Sequence[Path]) -> tuple[Texts, dict[str, float]]:
+    """Return the texts of data files, and the general share where there are none."""
+    if calibrate:
+        return texts_of_files(calibrate, base), {}
+    return [], {"general_share": 1.0}
+
+
+def make_importance(
+    ref: str,
+    data: Sequence[Path],
+    out: Path,
+    *,
+    n_tokens: int,
+    replace: bool = False,
+    on_step: OnStep = lambda _: None,
+) -> int:
+    """Write the importance matrix of a model on some text.
+
+    Args:
+        ref: the model.
+        data: data files or plain text; none: the general text that ships.
+        out: the new file.
+        n_tokens: tokens to read, at most.
+        replace: whether a file at `out` may be replaced.
+        on_step: called with each step, in words.
+
+    Returns:
+        how many tokens were read.
+
+    Raises:
+        LlamuneError: the extra `train` is not installed, or `out` exists.
+        DataError: a data file cannot be read.
+    """
+    require_calibration()
+    refuse_existing(out, replace=replace)
+    from llamune.calibrate import mixed, squared_inputs, windows_of, write_importance
+    from llamune.nn import load
+
+    with opened(ref) as base:
+        texts = texts_of_files(data, base) if data else general_texts(base)
+        chosen = mixed(texts, [], general_share=0.0, n_tokens=n_tokens)
+        windows = windows_of(chosen, length=min(512, base.family.sizes.context_length))
+        on_step(f"reading {windows.n_tokens:,} tokens through {base.family.sizes.n_layer} layers")
+        sums = squared_inputs(load(base.file, family=base.family), base.family, windows)
+        write_importance(
+            out,
+            sums,
+            n_tokens=windows.n_tokens,
+            length=windows.ids.shape[1],
+            datasets=[path.name for path in data] or ["general.txt"],
+            replace=replace,
+        )
+    return windows.n_tokens
