@@ -1,0 +1,127 @@
+"""Run comparisons and keep their figures with the hardware they were measured on.
+
+    python -m benchmarks                 # all of them
+    python -m benchmarks load tokenize   # some
+    python -m benchmarks --list
+
+Each script prints its trials and ends with one line of JSON; that line goes into
+`benchmarks/results/<script>-<instruction set>.json`, with processor, versions, commit and date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+LIBRARIES = ("llamune", "torch", "transformers", "peft", "xllamacpp", "libggml-python", "gguf")
+NOT_COMPARISONS = ("wide_starter",)
+
+
+def main() -> None:
+    """Run what was asked for; exit with 1 if one of them failed."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", help="scripts of this folder; default: all")
+    parser.add_argument("--list", action="store_true", help="list them and stop")
+    chosen, options = parser.parse_known_args()
+    names = chosen.names or comparisons()
+    if chosen.list:
+        print("\n".join(comparisons()))
+        return
+    failed = [name for name in names if not run(name, options)]
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+def comparisons() -> list[str]:
+    """Return the names of the scripts that compare something."""
+    found = (path.stem for path in HERE.glob("[a-z]*.py"))
+    return sorted(name for name in found if name not in NOT_COMPARISONS)
+
+
+def run(name: str, options: list[str]) -> bool:
+    """Run one script, its output as it comes, and keep its figures."""
+    print(f"== {name}", flush=True)
+    command = [sys.executable, "-m", f"benchmarks.{name}", *options]
+    process = subprocess.Popen(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True)
+    last = ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        last = line.strip() or last
+    if process.wait():
+        return False
+    kept = {"machine": machine(), "command": ["python", *command[1:]], "figures": json.loads(last)}
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}-{instruction_set()}.json"
+    path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"-> {path.relative_to(HERE.parent)}", flush=True)
+    return True
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures were measured on."""
+    return {
+        "processor": processor(),
+        "cores": psutil.cpu_count(logical=False),
+        "instruction_set": instruction_set(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "libraries": {name: found for name in LIBRARIES if (found := installed(name))},
+        "commit": commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def cpu_info(field: str) -> str:
+    """Return a field of the first processor, where the system tells."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    lines = (line for line in text.splitlines() if line.startswith(field))
+    return next(lines, ":").partition(":")[2].strip()
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    return cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def instruction_set() -> str:
+    """Return the widest instruction set that matters to matrix products here."""
+    flags = cpu_info("flags").split()
+    for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2"):
+        if flag in flags:
+            return flag
+    return platform.machine().lower()
+
+
+def installed(name: str) -> str | None:
+    """Return a library's version, None when it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def commit() -> str:
+    """Return the commit that was measured, marked when files had been changed since."""
+    git = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    main()
