@@ -30,6 +30,10 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+fuzz: setup
+	$(BIN)/python -m pip install --quiet atheris
+	$(BIN)/python -m tests.gguf.fuzz -max_total_time=$(or $(FUZZ_SECONDS),300)
+
 bench: setup
 	$(BIN)/python -m benchmarks
 
