@@ -166,8 +166,9 @@ def copy_with(file: ModelFile, out: Path, *, extra: str) -> None:
 
 
 PRIVATE_MEMORY = """
-import sys, torch, transformers, psutil
+import sys, torch, psutil
 from pathlib import Path
+from transformers import LlamaForCausalLM
 from llamune.gguf import ModelFile
 from llamune.nn import load
 def private():
