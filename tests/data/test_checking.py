@@ -113,6 +113,15 @@ def test_overlap_is_exact_near_or_the_same_question(tmp_path: Path) -> None:
     assert report.n_errors == 1
 
 
+def test_a_folder_is_held_against_its_own_other_splits(tmp_path: Path) -> None:
+    written(tmp_path / "train.jsonl", [pair(seed) for seed in range(5)])
+    written(tmp_path / "test.jsonl", [pair(3)])
+    report = check([tmp_path])
+    assert counts(report) == {"overlap": 1}
+    assert report.n_records == 5
+    assert "left out: test.jsonl" in report.notes[0]
+
+
 def test_flaws_of_single_records_are_counted_once_each(tmp_path: Path) -> None:
     records = [
         {"prompt": sentence(1), "completion": ""},

@@ -63,7 +63,7 @@ def test_check_counts_with_the_models_own_tokenizer(
 
 
 def test_show_marks_what_is_trained(starter_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["data", "show", str(DEMO), "--model", str(starter_path), "-n", "3"]) == 0
+    assert run(["data", "show", str(DEMO), "3", "--model", str(starter_path)]) == 0
     page = capsys.readouterr().out
     assert "<|im_start|>assistant\n⟦product/urgent<|im_end|>⟧" in page
 
@@ -106,7 +106,7 @@ def test_clean_split_and_convert_write_new_files(
         (["convert", "{file}", "--out", "{file}"], "exists already"),
         (["split", "{file}", "--out", "{tmp}/p", "--validation", "2"], "leave nothing"),
         (["show", "{file}", "--model", "nothing-of-the-kind"], "nothing-of-the-kind"),
-        (["show", "{file}", "--model", "x", "-n", "9"], "no record 9: there are 3"),
+        (["show", "{file}", "9", "--model", "x"], "no record 9: there are 3"),
     ],
 )
 def test_what_is_refused_in_one_line(

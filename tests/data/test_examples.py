@@ -43,3 +43,14 @@ def test_recipes_read(path: Path) -> None:
     assert choices["base"] == "starter"
     for entry in (*choices["data"], *choices.get("test", ())):
         assert entry.path.is_file()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_recipes_lead_to_a_training_that_is_planned(path: Path, starter_path: Path) -> None:
+    from llamune.jobs.preparing import opened, prepare_training
+    from llamune.runs import read_choices
+
+    with opened(str(starter_path)) as base:
+        prepared = prepare_training(base, read_choices(path))
+    assert prepared.training.n_cut == prepared.training.n_untrained == 0
+    assert prepared.recipe.max_length < 128

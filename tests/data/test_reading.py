@@ -409,6 +409,18 @@ def test_several_files_keep_their_order_and_weights(tmp_path: Path) -> None:
     assert read.format == "alpaca+sharegpt"
 
 
+def test_a_line_that_no_memory_should_hold_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("jsonrows", "tabular"):
+        monkeypatch.setattr(f"llamune.data.{module}.LONGEST_RECORD_CHARACTERS", 100)
+    good = json.dumps(ALPACA)
+    long = json.dumps({"prompt": "x" * 1000, "completion": "y"})
+    read = read_records([written(tmp_path, gzip.compress(f"{good}\n{long}\n{good}".encode()))])
+    assert len(read.records) == 2
+    assert [(p.source.line, p.reason) for p in read.problems] == [(2, "longer than 100 characters")]
+
+
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress])
 def test_progress_adds_up_to_the_size_of_the_files(tmp_path: Path, pack: Any) -> None:
     lines = "\n".join(json.dumps({**ALPACA, "input": str(n)}) for n in range(5000)).encode()

@@ -185,16 +185,17 @@ def convert(
 
 @app.command()
 def show(
-    files: Files,
+    file: Annotated[str, typer.Argument(help="file or folder of examples")],
+    number: Annotated[int, typer.Argument(help="which record, from 1", min=1)] = 1,
+    *,
     model: Annotated[str, typer.Option("--model", help="model to render for")],
-    number: Annotated[int, typer.Option("--number", "-n", help="which record", min=1)] = 1,
     train_on: Annotated[str, typer.Option(help="answers, last or all")] = "answers",
     as_json: Json = False,
 ) -> None:
     """Print one record as the trainer sees it: trained tokens green, the others grey."""
     from llamune.data import DataError, data_files, nth_record, render
 
-    record = nth_record(data_files(files), number)
+    record = nth_record(data_files([file]), number)
     with opened(model) as reading:
         if reading.tokenizer is None or reading.template is None:
             raise DataError("no model to render for", hint="name one with `--model`")
@@ -295,7 +296,11 @@ def show_lengths(lengths: Lengths) -> None:
         f"longest {lengths.longest:,}"
     )
     if lengths.limit:
-        _screen.data(f"            limit {lengths.limit:,}: {lengths.n_beyond:,} records beyond")
+        share = lengths.n_beyond / max(1, sum(lengths.counts))
+        _screen.data(
+            f"            limit {lengths.limit:,}: {lengths.n_beyond:,} records beyond "
+            f"({share:.1%})"
+        )
     most = max(lengths.counts, default=0) or 1
     for low, high, count in zip(lengths.edges, lengths.edges[1:], lengths.counts, strict=False):
         bar = "█" * round(BAR_CELLS * count / most)

@@ -164,7 +164,8 @@ def check(
         template: the model's chat template, to render records through.
         max_length: tokens that a record may have; default the context.
         context_length: tokens that the model was made for.
-        held_out: validation and test files that the data must not overlap.
+        held_out: validation and test files that the data must not overlap; default the other
+            splits of a folder.
         purpose: what the data is for, a key of `PURPOSES`.
         model: the model's name, for the report.
         scratch: folder for signatures; default the system's.
@@ -182,6 +183,7 @@ def check(
     )
     reader = open_reader(paths)
     reader.advance = advance or reader.advance
+    held_out = held_out or reader.left_out
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="llamune-", dir=scratch) as folder:
         signatures, n_held_out = surveyed(

@@ -14,7 +14,15 @@ from typing import Any, TextIO
 from llamune.data.errors import DataError
 from llamune.data.lenient import blank_out
 
-__all__ = ["Row", "damage", "is_json", "json_rows", "jsonl_rows"]
+__all__ = [
+    "LONGEST_RECORD_CHARACTERS",
+    "Row",
+    "bounded_lines",
+    "damage",
+    "is_json",
+    "json_rows",
+    "jsonl_rows",
+]
 
 CHUNK_CHARACTERS = 1 << 20
 LONGEST_RECORD_CHARACTERS = 64 << 20
@@ -48,8 +56,11 @@ def is_json(text: str) -> bool:
 
 def jsonl_rows(text: TextIO) -> Iterator[Row]:
     """Yield the value of each line; a line that is no JSON is a row with a reason."""
-    for number, line in enumerate(text, start=1):
+    for number, line in enumerate(bounded_lines(text), start=1):
         if not line.strip():
+            continue
+        if len(line) > LONGEST_RECORD_CHARACTERS:
+            yield Row(None, number, f"longer than {LONGEST_RECORD_CHARACTERS:,} characters")
             continue
         if not line.isascii() and (reason := damage(line)):
             yield Row(None, number, reason)
@@ -62,6 +73,17 @@ def jsonl_rows(text: TextIO) -> Iterator[Row]:
             yield Row(None, number, json_reason(error))
         else:
             yield from elements(value, number)
+
+
+def bounded_lines(text: TextIO) -> Iterator[str]:
+    """Yield lines; of one that is too long a little more than the limit, the rest is skipped.
+
+    A small compressed file can unpack to one line that no memory holds.
+    """
+    while line := text.readline(LONGEST_RECORD_CHARACTERS + 1):
+        yield line
+        while len(line) > LONGEST_RECORD_CHARACTERS and not line.endswith("\n"):
+            line = text.readline(LONGEST_RECORD_CHARACTERS + 1)
 
 
 def damage(text: str) -> str:

@@ -48,6 +48,7 @@ class Reader:
         n_records: records read.
         n_problems: records that could not be read.
         notes: what a person should know about how the files were taken.
+        left_out: files of other splits in the folders that were named.
         advance: called now and then with the number of bytes just read.
     """
 
@@ -58,6 +59,7 @@ class Reader:
     n_records: int = 0
     n_problems: int = 0
     notes: list[str] = field(default_factory=list)
+    left_out: list[Path] = field(default_factory=list)
     advance: Callable[[int], object] = lambda _: None
 
     @property
@@ -148,15 +150,19 @@ def open_reader(paths: Iterable[Path | DataFile]) -> Reader:
     """Return a reader over files and folders; folders are looked into, files opened later."""
     files: list[DataFile] = []
     notes: list[str] = []
+    left_out: list[Path] = []
     for path in paths:
         file = path if isinstance(path, DataFile) else DataFile(path)
-        found, note = files_in(file.path) if file.path.is_dir() else ([file.path], "")
+        found, others = files_in(file.path) if file.path.is_dir() else ([file.path], [])
         files += [DataFile(inner, file.weight) for inner in found]
-        notes += [note] if note else []
+        left_out += others
+        if others:
+            names = ", ".join(str(other.relative_to(file.path)) for other in others)
+            notes.append(f"{file.path}: only the training split is read; left out: {names}")
     for file in files:
         if not file.path.is_file():
             raise DataError("no such file", path=file.path)
-    return Reader(files, notes=notes)
+    return Reader(files, notes=notes, left_out=left_out)
 
 
 def no_record(files: Sequence[DataFile], problems: Sequence[Problem]) -> DataError:
@@ -182,8 +188,8 @@ def data_files(arguments: Iterable[str]) -> list[DataFile]:
     return files
 
 
-def files_in(folder: Path) -> tuple[list[Path], str]:
-    """Return a folder's data files in order, and a note on those left for evaluation.
+def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return a folder's data files in order, and those of other splits, which are left out.
 
     Where files or subfolders are named after splits, only the training split is taken.
 
@@ -197,11 +203,9 @@ def files_in(folder: Path) -> tuple[list[Path], str]:
         raise DataError("no data file in this folder", path=folder)
     splits = {path: split_of(path.relative_to(folder)) for path in found}
     if "train" not in splits.values():
-        return found, ""
-    left = [path for path in found if splits[path] != "train"]
-    names = ", ".join(str(path.relative_to(folder)) for path in left)
-    note = f"{folder}: only the training split is read; left out: {names}" if left else ""
-    return [path for path in found if splits[path] == "train"], note
+        return found, []
+    training = [path for path in found if splits[path] == "train"]
+    return training, [path for path in found if splits[path] != "train"]
 
 
 def looks_like_data(path: Path, folder: Path) -> bool:

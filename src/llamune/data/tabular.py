@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from llamune.data.errors import DataError
-from llamune.data.jsonrows import Row, damage, is_json
+from llamune.data.jsonrows import LONGEST_RECORD_CHARACTERS, Row, bounded_lines, damage, is_json
 
 __all__ = ["arrow_rows", "delimiter_of", "parquet_rows", "table_rows", "text_rows"]
 
@@ -33,7 +33,6 @@ COLUMNS = {
 }
 ENOUGH = {"messages", "conversations", "text"}
 NAME = re.compile(r"^[\w .-]{1,40}$")
-LARGEST_CELL_CHARACTERS = 64 << 20
 JSON_COLUMNS = ("messages", "conversations", "tools", "history", "chosen", "rejected", "prompt")
 
 
@@ -50,8 +49,8 @@ def delimiter_of(head: str) -> str:
 
 def table_rows(text: TextIO, delimiter: str) -> Iterator[Row]:
     """Yield each row of a table with named columns, its JSON cells decoded."""
-    csv.field_size_limit(LARGEST_CELL_CHARACTERS)
-    reader = csv.reader(text, delimiter=delimiter)
+    csv.field_size_limit(LONGEST_RECORD_CHARACTERS)
+    reader = csv.reader(bounded_lines(text), delimiter=delimiter)
     line = 1
     try:
         names = [name.strip().lstrip("\ufeff") for name in next(reader)]
@@ -83,7 +82,11 @@ def text_rows(text: TextIO) -> Iterator[Row]:
     """Yield plain text in pieces that end with a paragraph, `PIECE_CHARACTERS` or more each."""
     piece: list[str] = []
     n_characters, start = 0, 1
-    for number, line in enumerate(text, start=1):
+    for number, line in enumerate(bounded_lines(text), start=1):
+        if len(line) > LONGEST_RECORD_CHARACTERS:
+            reason = f"longer than {LONGEST_RECORD_CHARACTERS:,} characters"
+            yield Row(None, number, reason)
+            continue
         blank = not line.strip()
         if (blank and n_characters >= PIECE_CHARACTERS) or n_characters >= 4 * PIECE_CHARACTERS:
             yield text_row(piece, start)
