@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,30 +44,67 @@ def byte_pair_keys(
 ) -> dict[str, Any]:
     """Return the keys of a byte-level vocabulary with merges that occur in some texts."""
     letters = byte_letters()
-    choose = random.Random(seed)
     words = ["".join(letters[byte] for byte in text.encode()) for text in texts if text]
+    taken = {text for text, _ in special}
+    tokens, merges = merged_tokens(letters, words, n_merges=n_merges, taken=taken, seed=seed)
+    rows = [*((token, NORMAL) for token in tokens), *special]
+    return merging_keys(pre, rows, merges)
+
+
+def spaced_pair_keys(
+    pre: str, *, texts: Iterable[str], n_merges: int = 400, special: Sequence[tuple[str, int]] = ()
+) -> dict[str, Any]:
+    """Return the keys of a vocabulary of letters, `▁` for a space, and tokens for single bytes."""
+    words = [text.replace(" ", "▁").replace("\0", "") for text in texts if text.strip("\0")]
+    letters = sorted({letter for word in words for letter in word if ord(letter) < 0x3000})
+    taken = {"\n\n", *(text for text, _ in special)}
+    tokens, merges = merged_tokens(letters, words, n_merges=n_merges, taken=taken, seed=0)
+    bytes_ = [(f"<0x{byte:02X}>", BYTE) for byte in range(256)]
+    rows = [*bytes_, *((token, NORMAL) for token in tokens), ("\n\n", NORMAL), *special]
+    return merging_keys(pre, rows, merges)
+
+
+def merged_tokens(
+    letters: Sequence[str], words: Sequence[str], *, n_merges: int, taken: set[str], seed: int
+) -> tuple[list[str], list[str]]:
+    """Return tokens and merges such that each merge joins two tokens that stand side by side."""
+    choose = random.Random(seed)
     tokens = dict.fromkeys(letters)
     merges: dict[str, None] = {}
     while len(merges) < n_merges:
         word = choose.choice(words)
         at = choose.randrange(len(word))
         length = choose.randint(2, 6)
-        parts = [part for part in tokens if word.startswith(part, at)]
+        parts = beginnings(word, at, tokens)
+        if not parts:
+            continue
         left = choose.choice(parts)
-        rest = [part for part in tokens if word.startswith(part, at + len(left))]
+        rest = beginnings(word, at + len(left), tokens)
         if not rest:
             continue
         right = choose.choice(rest)
-        if len(left + right) <= length and left + right not in dict(special):
-            tokens[left + right] = None
+        whole = left + right
+        if len(whole) <= length and whole not in taken and not whole.startswith("<0x"):
+            tokens[whole] = None
             merges[f"{left} {right}"] = None
-    names = [*tokens, *(text for text, _ in special)]
-    kinds = [NORMAL] * len(tokens) + [kind for _, kind in special]
+    return list(tokens), list(merges)
+
+
+def beginnings(word: str, at: int, tokens: Container[str]) -> list[str]:
+    """Return the tokens of up to six letters that stand at a place of a word."""
+    found = (word[at : at + length] for length in range(1, 7) if at + length <= len(word))
+    return [part for part in found if part in tokens]
+
+
+def merging_keys(
+    pre: str, rows: Sequence[tuple[str, int]], merges: Sequence[str]
+) -> dict[str, Any]:
+    """Return the keys of a vocabulary with merges."""
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": pre,
-        "tokenizer.ggml.tokens": names,
-        "tokenizer.ggml.token_type": np.array(kinds, dtype=np.int32),
+        "tokenizer.ggml.tokens": [token for token, _ in rows],
+        "tokenizer.ggml.token_type": np.array([kind for _, kind in rows], dtype=np.int32),
         "tokenizer.ggml.merges": list(merges),
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
