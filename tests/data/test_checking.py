@@ -29,7 +29,7 @@ from llamune.data import (
 )
 from llamune.data.signatures import jaccard
 from llamune.words import LANGUAGES
-from tests.data.fakes import CHATML, ByteTokens
+from tests.data.fakes import CHATML, ByteTokens, JinjaTemplate
 
 WORDS = re.findall(
     r"\w+",
@@ -169,6 +169,29 @@ def test_a_record_that_the_template_refuses_is_unreadable(tmp_path: Path) -> Non
     report = check([path], tokenizer=ByteTokens(), template=Refusing())
     assert counts(report) == {"unreadable": 1}
     assert "no system turn" in report.findings[0].examples[0].detail
+
+
+def test_records_that_the_template_refuses_can_be_mended_or_dropped(tmp_path: Path) -> None:
+    class NoSystem(JinjaTemplate):
+        def render(self, messages: Any, **options: Any) -> str:
+            if messages[0]["role"] == "system":
+                raise DataError("no system turn, please")
+            return super().render(messages, **options)
+
+    fields = {"instruction": "q?", "input": "", "output": "Yes.", "system": "Be kind."}
+    path = written(tmp_path / "a.jsonl", [fields, {**fields, "system": "", "output": "No."}])
+    template, tokens = NoSystem(CHATML.text), ByteTokens()
+    report = check([path], tokenizer=tokens, template=template, model="m:1")
+    (unreadable,) = [f for f in report.findings if f.kind == "unreadable"]
+    assert unreadable.fix == f"llamune data clean {path} --drop unreadable --model m:1 --out NEW"
+    inspector = Inspector(tokenizer=tokens, template=template)
+
+    clean([path], tmp_path / "b.jsonl", drop=["unreadable"], inspector=inspector)
+    assert [r.answer for r in read_records([tmp_path / "b.jsonl"]).records] == ["No."]
+
+    clean([path], tmp_path / "c.jsonl", fix=["system"], inspector=inspector)
+    first = json.loads((tmp_path / "c.jsonl").read_text().splitlines()[0])
+    assert first == {"instruction": "Be kind.\n\nq?", "input": "", "output": "Yes."}
 
 
 def test_imbalance_by_source_and_by_length(tmp_path: Path) -> None:

@@ -87,7 +87,8 @@ def clean(
     fix: Annotated[
         str,
         typer.Option(
-            help="unicode, whitespace, control_character, html, personal_data, control_token"
+            help="unicode, whitespace, control_character, html, personal_data, control_token "
+            "or system, with commas between"
         ),
     ] = "",
     held_out: Annotated[

@@ -40,6 +40,7 @@ __all__ = ["Inspector", "check"]
 N_EXAMPLES = 5
 SOURCE_SHARE = 0.9
 LENGTH_RATIO = 20
+ASK_THE_MODEL = {"too_long", "unreadable", "control_token"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,18 +186,19 @@ def check(
     reader.advance = advance or reader.advance
     held_out = held_out or reader.left_out
     tally = Tally()
+    mender = Mender(files=reader.files, held_out=held_out, model=model, max_length=max_length)
     with tempfile.TemporaryDirectory(prefix="llamune-", dir=scratch) as folder:
         signatures, n_held_out = surveyed(
             reader, tally, inspector, held_out=held_out, folder=Path(folder)
         )
         likeness = Likeness(signatures, n_held_out=n_held_out)
-        findings = compared_findings(likeness, tally, reader, held_out)
+        findings = compared_findings(likeness, tally, mender)
     findings += [
         Finding(
             kind=kind,
             count=count,
             examples=tuple(tally.examples[kind]),
-            fix=fix_for([kind], reader, held_out),
+            fix=mender.command([kind]),
         )
         for kind, count in tally.counts.items()
         if KINDS[kind].per_record
@@ -217,7 +219,7 @@ def check(
         languages=dict(tally.languages.most_common()),
         sources=dict(tally.sources),
         findings=ordered,
-        fix=fix_for([finding.kind for finding in ordered], reader, held_out),
+        fix=mender.command([finding.kind for finding in ordered]),
         notes=tuple(reader.notes),
         purpose=purpose,
         model=model,
@@ -282,15 +284,13 @@ def batches(records: Iterator[Record]) -> Iterator[list[Record]]:
         yield batch
 
 
-def compared_findings(
-    likeness: Likeness, tally: Tally, reader: Reader, held_out: Sequence[Path | DataFile]
-) -> list[Finding]:
+def compared_findings(likeness: Likeness, tally: Tally, mender: Mender) -> list[Finding]:
     """Return what the comparison of all records with each other found."""
     found: Mapping[str, Pairs] = {
         "duplicate": likeness.duplicates(),
         "near_duplicate": likeness.near_duplicates(),
         "contradiction": likeness.contradictions(),
-        **({"overlap": likeness.overlaps()} if held_out else {}),
+        **({"overlap": likeness.overlaps()} if mender.held_out else {}),
     }
     findings = []
     flawed = np.frombuffer(tally.flawed, dtype=np.uint8)
@@ -299,7 +299,7 @@ def compared_findings(
             flawed[pairs.later - likeness.n_held_out] = 1
             n_shown = min(N_EXAMPLES, len(pairs))
             examples = tuple(pair_example(kind, pairs, at, likeness) for at in range(n_shown))
-            fix = fix_for([kind], reader, held_out)
+            fix = mender.command([kind])
             findings.append(Finding(kind=kind, count=len(pairs), examples=examples, fix=fix))
     return findings
 
@@ -314,21 +314,42 @@ def pair_example(kind: str, pairs: Pairs, at: int, likeness: Likeness) -> Exampl
     return Example(source=likeness.signatures.source(int(pairs.later[at])), detail=said)
 
 
-def fix_for(kinds: Iterable[str], reader: Reader, held_out: Sequence[Path | DataFile]) -> str:
-    """Return the one command that mends these kinds; empty where none can be."""
-    options: dict[str, list[str]] = {}
-    for kind in kinds:
-        if KINDS[kind].fix:
-            option, name, *_ = KINDS[kind].fix.split()
-            options.setdefault(option, []).append(name)
-    if not options:
-        return ""
-    words = ["llamune data clean", *(str(file.path) for file in reader.files[:3])]
-    words += [f"{option} {','.join(names)}" for option, names in options.items()]
-    if "overlap" in options.get("--drop", ()):
-        paths = [path.path if isinstance(path, DataFile) else path for path in held_out]
-        words += [f"--held-out {path}" for path in paths]
-    return " ".join([*words, "--out NEW"])
+@dataclass(frozen=True, kw_only=True)
+class Mender:
+    """Writes the command that mends findings.
+
+    Attributes:
+        files: the files that were checked.
+        held_out: the files that they must not overlap.
+        model: the model's name; empty for none.
+        max_length: tokens that were asked for; None for the model's context.
+    """
+
+    files: Sequence[DataFile]
+    held_out: Sequence[Path | DataFile]
+    model: str
+    max_length: int | None
+
+    def command(self, kinds: Iterable[str]) -> str:
+        """Return the one command that mends these kinds; empty where none can be."""
+        options: dict[str, list[str]] = {}
+        for kind in kinds:
+            if KINDS[kind].fix:
+                option, name = KINDS[kind].fix.split()
+                options.setdefault(option, []).append(name)
+        if not options:
+            return ""
+        names = {name for given in options.values() for name in given}
+        words = ["llamune data clean", *(str(file.path) for file in self.files[:3])]
+        words += [f"{option} {','.join(given)}" for option, given in options.items()]
+        if "overlap" in names:
+            paths = [path.path if isinstance(path, DataFile) else path for path in self.held_out]
+            words += [f"--held-out {path}" for path in paths]
+        if self.model and names & ASK_THE_MODEL:
+            words.append(f"--model {self.model}")
+        if self.max_length and "too_long" in names:
+            words.append(f"--max-length {self.max_length}")
+        return " ".join([*words, "--out NEW"])
 
 
 def balance(tally: Tally, lengths: np.ndarray, inspector: Inspector) -> list[Finding]:

@@ -24,6 +24,7 @@ from llamune.data.records import Message, Problem, Record
 from llamune.data.signatures import Signatures, common_lines
 from llamune.data.similar import SAMPLE_RECORDS, Likeness
 from llamune.data.writing import fields_of, write_records
+from llamune.errors import LlamuneError
 from llamune.files import new_file
 
 __all__ = ["DROPPABLE", "FIXES", "Cleaned", "clean"]
@@ -55,6 +56,19 @@ FIXES: Mapping[str, Callable[[str], str]] = {
     "personal_data": masked_personal_data,
 }
 """What mends a text; `control_token` is added where a model's tokens are known."""
+
+
+def system_in_question(record: Record) -> Record:
+    """Put what the system turn says before the first question: some templates take no such turn."""
+    turns = record.messages
+    if len(turns) < 2 or turns[0].role != "system" or turns[1].role != "user":
+        return record
+    question = replace(turns[1], content=f"{turns[0].content}\n\n{turns[1].content}")
+    return replace(record, messages=(question, *turns[2:]))
+
+
+RECORD_FIXES: Mapping[str, Callable[[Record], Record]] = {"system": system_in_question}
+"""What mends a record as a whole."""
 
 
 @dataclass(kw_only=True)
@@ -92,7 +106,7 @@ def clean(
         paths: files and folders to read.
         out: the new file; its name says which kind.
         drop: kinds of finding whose records are left out.
-        fix: keys of `FIXES`, or `control_token`.
+        fix: keys of `FIXES` and `RECORD_FIXES`, or `control_token`.
         held_out: files that `overlap` compares with.
         inspector: finds the flaws of single records; with a tokenizer for `too_long`.
         log: JSON Lines of every record changed or dropped and why; default beside `out`.
@@ -105,10 +119,10 @@ def clean(
     for name in drop:
         if name not in DROPPABLE:
             raise DataError(f"cannot drop {name!r}", hint=f"one of: {', '.join(DROPPABLE)}")
+    known = [*FIXES, *RECORD_FIXES, "control_token"]
     for name in fix:
-        if name not in FIXES and name != "control_token":
-            known = ", ".join([*FIXES, "control_token"])
-            raise DataError(f"cannot fix {name!r}", hint=f"one of: {known}")
+        if name not in known:
+            raise DataError(f"cannot fix {name!r}", hint=f"one of: {', '.join(known)}")
     files = list(paths)
     job = Job(drop=tuple(drop), fix=tuple(fix), inspector=inspector or Inspector(), format_=format_)
     with (
@@ -255,17 +269,29 @@ class Job:
         for flaw in self.inspector.flaws(record):
             if flaw.kind in self.drop:
                 return flaw.kind, f"{flaw.kind}: {flaw.field}: {flaw.detail}"
-        limit = self.inspector.limit
-        if "too_long" in self.drop and limit and self.inspector.length(record) > limit:
-            return "too_long", f"too_long: beyond {limit} {self.inspector.unit}"
+        limit, unit = self.inspector.limit, self.inspector.unit
+        if not {"too_long", "unreadable"} & set(self.drop):
+            return None
+        try:
+            length = self.inspector.length(record)
+        except LlamuneError as error:
+            return (
+                ("unreadable", f"unreadable: {error.message}")
+                if "unreadable" in self.drop
+                else None
+            )
+        if "too_long" in self.drop and limit and length > limit and record.text is None:
+            return "too_long", f"too_long: {length} {unit}, the limit is {limit}"
         return None
 
     def fixed(self, record: Record) -> tuple[Record, list[str]]:
         """Return a record with its fixes, and the names of those that changed something."""
         changed = []
         for name in self.fix:
-            mend = FIXES.get(name) or self.without_control_tokens
-            after = with_texts(record, mend)
+            if name in RECORD_FIXES:
+                after = RECORD_FIXES[name](record)
+            else:
+                after = with_texts(record, FIXES.get(name) or self.without_control_tokens)
             if after != record:
                 changed.append(name)
             record = after
