@@ -101,6 +101,14 @@ def test_a_file_that_can_do_more_wins_over_the_layer() -> None:
     assert prefers_jinja(tools + "<think></think>", TEMPLATES["chatml with tool calls"])
 
 
+def test_text_in_parts_is_joined_and_pictures_are_refused(file: ModelFile) -> None:
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    for found in (chosen(file), chosen(file, template=TEMPLATES["chatml"])):
+        assert "user\none\ntwo<|im_end|>" in found.render([{"role": "user", "content": parts}])
+        with pytest.raises(UnsupportedError, match="image_url"):
+            found.render([{"role": "user", "content": [{"type": "image_url"}]}])
+
+
 def test_system_and_messages_layers_go_first(file: ModelFile) -> None:
     opening = (MORE, LAST)
     found = chosen(file, template=TEMPLATES["chatml"], system="Be kind.", messages=opening)

@@ -86,8 +86,9 @@ def from_file(
             f"{file.path}: the file has no chat template ({KEY})",
             hint=f"choose one: {', '.join(NAMED)}",
         )
+    text = metadata.text(KEY)
     return JinjaTemplate(
-        metadata.text(KEY),
+        NAMED["chatml"] if text == "chatml" else text,  # llama.cpp takes this word for the format
         tools_text=metadata.text(TOOLS_KEY) if TOOLS_KEY in metadata else None,
         where=f"{name}: {KEY}",
         **texts,

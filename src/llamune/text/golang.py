@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from llamune.text.errors import TemplateError
-from llamune.text.ollama import OllamaTemplate, text_of
+from llamune.text.ollama import OllamaTemplate
 from llamune.text.templates import ChatTemplate
 from llamune.text.tokenizer import Tokenizer
 
@@ -87,7 +87,7 @@ class GoTemplate(ChatTemplate):
             prompt: the text before it.
             followed: the text with another message after it.
         """
-        content = text_of(message)
+        content = str(message.get("content") or "")
         written = followed[len(prompt) :] if followed.startswith(prompt) else None
         if written is None:
             if message.get("tool_calls"):

@@ -108,7 +108,7 @@ def collate(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[dict[str, 
     system: list[str] = []
     for message in messages:
         role = str(message["role"]).lower()
-        content = text_of(message)
+        content = str(message.get("content") or "")
         if role == "system":
             system.append(content)
         if joined and joined[-1]["role"] == role and role != "tool":
@@ -116,15 +116,6 @@ def collate(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[dict[str, 
         else:
             joined.append({**message, "role": role, "content": content})
     return "\n\n".join(system), joined
-
-
-def text_of(message: Mapping[str, Any]) -> str:
-    """Return a message's content; its text parts, where it comes in parts."""
-    content = message.get("content")
-    if isinstance(content, list | tuple):
-        parts = [part.get("text", "") for part in content if isinstance(part, Mapping)]
-        return "\n".join(parts)
-    return str(content or "")
 
 
 def message_value(message: Mapping[str, Any]) -> Struct:

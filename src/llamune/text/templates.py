@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llamune.errors import UnsupportedError
 from llamune.text.tokenizer import Tokenizer
 
 __all__ = ["ChatTemplate", "prompt_ids"]
@@ -89,7 +90,7 @@ class ChatTemplate(ABC):
 
         Source: Ollama, `ChatHandler` and `filterThinkTags` (server/routes.go).
         """
-        found = [dict(message) for message in (*self.opening, *messages)]
+        found = [plain(message) for message in (*self.opening, *messages)]
         if self.system and messages and messages[0].get("role") != "system":
             found.insert(0, {"role": "system", "content": self.system})
         if self.hides_thoughts:
@@ -98,6 +99,21 @@ class ChatTemplate(ABC):
                 if message.get("role") == "assistant" and isinstance(message.get("content"), str):
                     message["content"] = without_thought(message["content"])
         return found
+
+
+def plain(message: Message) -> dict[str, Any]:
+    """Return a copy of a message, text that comes in parts joined to one.
+
+    Raises:
+        UnsupportedError: a part is no text.
+    """
+    content = message.get("content")
+    if not isinstance(content, list | tuple):
+        return dict(message)
+    kinds = {str(part.get("type")) for part in content} - {"text"}
+    if kinds:
+        raise UnsupportedError(f"a message holds a part of type {min(kinds)!r}, not text")
+    return {**message, "content": "\n".join(str(part.get("text", "")) for part in content)}
 
 
 def without_thought(content: str) -> str:

@@ -19,7 +19,7 @@ __all__ = ["Tokenizer", "tokenizer_of"]
 
 MAX_REMEMBERED = 1 << 18  # words whose ids are kept: some tens of MB at most
 MAX_REMEMBERED_LENGTH = 64  # characters; longer words seldom come back
-KEPT_TOKENIZERS = 4
+KEPT_TOKENIZERS = 2  # one with 256,000 tokens takes about 100 MB
 
 
 def byte_letters() -> list[str]:
