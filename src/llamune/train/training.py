@@ -187,7 +187,9 @@ def prepare(
         model,
         settings,
         recipe=recipe,
-        order=[part for step in order for part in step],
+        order=[
+            part for step in order for part in step[settings.process_index :: settings.world_size]
+        ],
         training=training,
         validation=validation,
         folder=run.checkpoints,
