@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llamune.data import DataFile, Record, prepare, read_records, split
-from llamune.evaluate import kl_divergence, token_losses
+from llamune.evaluate import kl_divergence, log_softmax
 from llamune.files import sha256_of
 from llamune.runs import Run
 
@@ -31,6 +30,7 @@ __all__ = [
 
 MOST_RECORDS = 64  # more say little, and whole distributions are many numbers
 MOST_TOKENS = 1024
+MOST_KEPT_BYTES = 512 << 20  # distributions that candidates are compared with
 N_BATCH = 512
 
 
@@ -53,11 +53,24 @@ class Losses:
 
     Args:
         loss: nats a trained token.
-        kl: mean KL from the adapter beside its base, nats a trained token; None for itself.
+        kl: mean KL from a reference, nats a trained token; None without one.
     """
 
     loss: float
     kl: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reference:
+    """What merged files are held against.
+
+    Args:
+        loss: nats a trained token.
+        rows: for each record the logits that the loss asks for, float32 (n asked, n_vocab).
+    """
+
+    loss: float
+    rows: tuple[np.ndarray, ...]
 
 
 def held_out_of_file(paths: Sequence[Path], base: Opened) -> HeldOut:
@@ -106,15 +119,46 @@ def rendered(records: Sequence[Record], base: Opened, *, source: str) -> HeldOut
         train_on="answers",
         seed=0,
     )
-    return HeldOut(records=tuple(data.rendered[:MOST_RECORDS]), source=source)
+    return HeldOut(records=few_enough(data.rendered, base.tokenizer.n_vocab), source=source)
+
+
+def few_enough(records: Sequence[Rendered], n_vocab: int) -> tuple[Rendered, ...]:
+    """Return the first records whose distributions can be kept in memory."""
+    chosen: list[Rendered] = []
+    nbytes = 0
+    for record in records[:MOST_RECORDS]:
+        nbytes += record.n_trained * n_vocab * np.dtype(np.float32).itemsize
+        if chosen and nbytes > MOST_KEPT_BYTES:
+            break
+        chosen.append(record)
+    return tuple(chosen)
+
+
+def reference_of(
+    paths: Sequence[Path],
+    held_out: HeldOut,
+    *,
+    adapters: Sequence[AdapterFile] = (),
+    n_threads: int | None = None,
+) -> Reference:
+    """Run what merged files are held against, once.
+
+    Args:
+        paths: the model file, or its shards.
+        held_out: the records.
+        adapters: what acts on it.
+        n_threads: CPU threads; default one a physical core.
+    """
+    rows = tuple(distributions(paths, held_out, adapters, n_threads))
+    losses = [asked_losses(*pair) for pair in zip(held_out.records, rows, strict=True)]
+    return Reference(loss=float(np.concatenate(losses).mean()), rows=rows)
 
 
 def losses_of(
     paths: Sequence[Path],
     held_out: HeldOut,
     *,
-    adapters: Sequence[AdapterFile] = (),
-    reference: tuple[Sequence[Path], Sequence[AdapterFile]] | None = None,
+    reference: Reference | None = None,
     n_threads: int | None = None,
 ) -> Losses:
     """Return a model's loss on held-out records, and its divergence from a reference.
@@ -122,40 +166,44 @@ def losses_of(
     Args:
         paths: the model file, or its shards.
         held_out: the records.
-        adapters: what acts on it.
-        reference: model file and adapters to take the KL from.
+        reference: what to take the KL from.
         n_threads: CPU threads; default one a physical core.
     """
-    total, divergence, n_tokens = 0.0, 0.0, 0
-    with ExitStack() as stack:
-        own = distributions(stack, paths, adapters, held_out, n_threads)
-        others: Iterator[np.ndarray | None] = iter([None] * len(held_out.records))
+    losses, divergences = [], []
+    for number, logits in enumerate(distributions(paths, held_out, (), n_threads)):
+        losses.append(asked_losses(held_out.records[number], logits))
         if reference is not None:
-            others = distributions(stack, *reference, held_out, n_threads)
-        for record, logits, other in zip(held_out.records, own, others, strict=True):
-            # the distribution after token i is asked for token i + 1
-            asked = np.flatnonzero(np.asarray(record.trained[1:]))
-            total += float(token_losses(logits, record.ids)[asked].sum())
-            n_tokens += len(asked)
-            if other is not None:
-                divergence += float(kl_divergence(other[asked], logits[asked]).sum())
-    kl = divergence / n_tokens if reference is not None else None
-    return Losses(loss=total / n_tokens, kl=kl)
+            divergences.append(kl_divergence(reference.rows[number], logits))
+    kl = float(np.concatenate(divergences).mean()) if divergences else None
+    return Losses(loss=float(np.concatenate(losses).mean()), kl=kl)
+
+
+def asked_positions(record: Rendered) -> np.ndarray:
+    """Return the positions whose distribution the loss asks for: those before a trained token."""
+    return np.flatnonzero(np.asarray(record.trained[1:]))
+
+
+def asked_losses(record: Rendered, logits: np.ndarray) -> np.ndarray:
+    """Return nats a trained token, from the logits (n asked, n_vocab) of `distributions`."""
+    ids = np.asarray(record.ids)[asked_positions(record) + 1]
+    losses = np.empty(len(ids))
+    for row, token in enumerate(ids):  # one at a time: a row of a large vocabulary is megabytes
+        losses[row] = -log_softmax(logits[row : row + 1])[0, token]
+    return losses
 
 
 def distributions(
-    stack: ExitStack,
     paths: Sequence[Path],
-    adapters: Sequence[AdapterFile],
     held_out: HeldOut,
+    adapters: Sequence[AdapterFile],
     n_threads: int | None,
 ) -> Iterator[np.ndarray]:
-    """Yield the logits of each record, (n_tokens, n_vocab); the model stays open on the stack."""
+    """Yield for each record the logits that the loss asks for, float32 (n asked, n_vocab)."""
     from llamune.engine import prompt_logits
 
     sequences = [record.ids for record in held_out.records]
     found = prompt_logits(
         list(paths), sequences, adapters=adapters, n_batch=N_BATCH, n_threads=n_threads
     )
-    stack.callback(found.close)  # type: ignore[attr-defined]  # a generator
-    return found
+    for record, logits in zip(held_out.records, found, strict=True):
+        yield logits[asked_positions(record)]

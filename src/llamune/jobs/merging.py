@@ -34,9 +34,11 @@ from llamune.jobs.calibrating import (
 from llamune.jobs.merge_measures import (
     HeldOut,
     Losses,
+    Reference,
     held_out_of_file,
     held_out_of_run,
     losses_of,
+    reference_of,
 )
 from llamune.jobs.merge_report import (
     COMPENSATED,
@@ -54,15 +56,10 @@ from llamune.store import ModelName, home, publish_model
 
 if TYPE_CHECKING:
     from llamune.calibrate import Compensated
-    from llamune.engine import AdapterFile
 
 __all__ = ["Candidate", "HeldOutLosses", "MergeReport", "merge", "parse_adapter"]
 
 OnStep = Callable[[str], object]
-
-
-# a model file and the adapters that act on it
-Beside = tuple[Sequence[Path], Sequence["AdapterFile"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +149,9 @@ def merge(
                 rounding=round,
             )
             held_out = find_held_out(base, adapters, data) if measure else None
-            beside = job.beside(on_step) if held_out else None
-            written = job.write_candidates(wanted, held_out, beside, on_step)
-            best, report = judged(job, written, held_out, beside)
+            reference = job.reference(held_out, on_step) if held_out else None
+            written = job.write_candidates(wanted, held_out, reference, on_step)
+            best, report = judged(job, written, held_out, reference)
             if name is not None:
                 on_step(f"publishing {name}")
                 published = publish(best, base, name, replace_existing=replace_existing)
@@ -273,7 +270,7 @@ class Job:
         self,
         wanted: str | None,
         held_out: HeldOut | None,
-        reference: Beside | None,
+        reference: Reference | None,
         on_step: OnStep,
     ) -> list[Written]:
         """Write the wanted type, or the base's own and then Q8_0; measure each."""
@@ -293,7 +290,7 @@ class Job:
                 )
                 losses = None
                 if held_out is not None:
-                    on_step(f"measuring it on {len(held_out.records)} records ({held_out.source})")
+                    on_step("measuring it")
                     losses = losses_of(
                         [path], held_out, reference=reference, n_threads=self.n_threads
                     )
@@ -368,38 +365,38 @@ class Job:
             "llamune.merged.round": Entry.of(rounding),
         }
 
-    def beside(self, on_step: OnStep) -> Beside:
-        """Return what the merged file is held against: the adapters beside their base.
+    def reference(self, held_out: HeldOut, on_step: OnStep) -> Reference:
+        """Run what the merged file is held against: the adapters beside their base.
 
         What a GGUF adapter cannot express is merged into F32 tensors instead, which lose nothing.
         """
         from llamune.engine import AdapterFile
 
-        if any(adapter.is_dora or adapter.replaced for adapter, _ in self.adapters):
-            on_step("merging exactly, to measure against")
-            path = self.scratch / "exact.gguf"
-            merge_file(self.base.file, self.adapters, path, type_of=self.type_of("F32"))
-            return [path], []
+        on_step(f"measuring the adapter on {len(held_out.records)} records ({held_out.source})")
+        paths: Sequence[Path] = self.base.model.paths
         files = []
-        for number, (adapter, factor) in enumerate(self.adapters):
-            path = self.scratch / f"adapter-{number}.gguf"
-            write_adapter(adapter, self.base.file, path, base_digest=None)
-            files.append(AdapterFile(path=path, scale=factor))
-        return self.base.model.paths, files
+        if any(adapter.is_dora or adapter.replaced for adapter, _ in self.adapters):
+            paths = [self.scratch / "exact.gguf"]
+            merge_file(self.base.file, self.adapters, paths[0], type_of=self.type_of("F32"))
+        else:
+            for number, (adapter, factor) in enumerate(self.adapters):
+                path = self.scratch / f"adapter-{number}.gguf"
+                write_adapter(adapter, self.base.file, path, base_digest=None)
+                files.append(AdapterFile(path=path, scale=factor))
+        return reference_of(paths, held_out, adapters=files, n_threads=self.n_threads)
 
 
 def judged(
     job: Job,
     written: Sequence[Written],
     held_out: HeldOut | None,
-    beside: Beside | None,
+    reference: Reference | None,
 ) -> tuple[Written, MergeReport]:
     """Return the file to keep, and the report."""
     before = after = None
-    if held_out is not None and beside is not None:
+    if held_out is not None and reference is not None:
         before = losses_of(job.base.model.paths, held_out, n_threads=job.n_threads).loss
-        paths, adapters = beside
-        after = losses_of(paths, held_out, adapters=adapters, n_threads=job.n_threads).loss
+        after = reference.loss
     candidates = tuple(candidate(one, before, after) for one in written)
     chosen = recommend(candidates)
     best = next(one for one, report in zip(written, candidates, strict=True) if report is chosen)
