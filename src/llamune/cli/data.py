@@ -19,7 +19,7 @@ app = typer.Typer(help="Check, clean, split, convert and show training data.", n
 
 Files = Annotated[
     list[str],
-    typer.Argument(help="files or folders of examples; FILE=2 counts twice", metavar="FILE…"),
+    typer.Argument(help="files or folders of examples; FILE=2 counts twice", metavar="FILE"),
 ]
 ModelOption = Annotated[
     str, typer.Option("--model", help="model whose tokenizer and chat template count")
@@ -107,11 +107,11 @@ def clean(
     from llamune.data import clean as clean_data
 
     with opened(model) as reading:
-        limits = [limit for limit in (max_length, reading.context_length) if limit]
-        inspector = Inspector(
-            tokenizer=reading.tokenizer,
-            template=reading.template,
-            limit=min(limits) if limits and reading.tokenizer else None,
+        inspector = Inspector.of(
+            reading.tokenizer,
+            reading.template,
+            max_length=max_length or None,
+            context_length=reading.context_length,
         )
         result = clean_data(
             data_files(files),

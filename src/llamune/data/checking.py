@@ -63,6 +63,27 @@ class Inspector:
         own = [] if tokens is None else [tokens.piece(token) for token in tokens.control_ids]
         object.__setattr__(self, "pattern", control_pattern(own))
 
+    @classmethod
+    def of(
+        cls,
+        tokenizer: Tokens | None,
+        template: Template | None,
+        *,
+        max_length: int | None = None,
+        context_length: int | None = None,
+    ) -> Inspector:
+        """Return an inspector whose limit is the smaller of two; none without a tokenizer.
+
+        Args:
+            tokenizer: the model's tokenizer.
+            template: the model's chat template.
+            max_length: tokens that were asked for.
+            context_length: tokens that the model was made for.
+        """
+        limits = [limit for limit in (max_length, context_length) if limit]
+        limit = min(limits) if limits and tokenizer is not None else None
+        return cls(tokenizer=tokenizer, template=template, limit=limit)
+
     @property
     def unit(self) -> str:
         """What lengths are counted in."""
@@ -178,9 +199,8 @@ def check(
     if purpose and purpose not in PURPOSES:
         raise DataError(f"purpose {purpose!r}: one of {', '.join(PURPOSES)}")
     started = time.monotonic()
-    limits = [limit for limit in (max_length, context_length) if limit]
-    inspector = Inspector(
-        tokenizer=tokenizer, template=template, limit=min(limits) if tokenizer and limits else None
+    inspector = Inspector.of(
+        tokenizer, template, max_length=max_length, context_length=context_length
     )
     reader = open_reader(paths)
     reader.advance = advance or reader.advance
@@ -193,24 +213,12 @@ def check(
         )
         likeness = Likeness(signatures, n_held_out=n_held_out)
         findings = compared_findings(likeness, tally, mender)
-    findings += [
-        Finding(
-            kind=kind,
-            count=count,
-            examples=tuple(tally.examples[kind]),
-            fix=mender.command([kind]),
-        )
-        for kind, count in tally.counts.items()
-        if KINDS[kind].per_record
-    ]
     lengths = np.asarray(tally.lengths, dtype=np.int64)
+    findings += single_findings(tally, mender)
     findings += balance(tally, lengths, inspector) + amount(reader.n_records, purpose)
     ordered = by_severity(findings)
     return Report(
-        files=tuple(
-            {"path": path, "kind": reader.containers[path], "encoding": encoding}
-            for path, encoding in reader.encodings.items()
-        ),
+        files=reader.described(),
         formats=dict(reader.formats.most_common()),
         n_records=reader.n_records,
         n_unreadable=reader.n_problems,
@@ -282,6 +290,20 @@ def batches(records: Iterator[Record]) -> Iterator[list[Record]]:
     """Yield records in lists of `BATCH_RECORDS`."""
     while batch := list(islice(records, BATCH_RECORDS)):
         yield batch
+
+
+def single_findings(tally: Tally, mender: Mender) -> list[Finding]:
+    """Return what single records showed by themselves."""
+    return [
+        Finding(
+            kind=kind,
+            count=count,
+            examples=tuple(tally.examples[kind]),
+            fix=mender.command([kind]),
+        )
+        for kind, count in tally.counts.items()
+        if KINDS[kind].per_record
+    ]
 
 
 def compared_findings(likeness: Likeness, tally: Tally, mender: Mender) -> list[Finding]:

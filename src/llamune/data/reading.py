@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,6 +66,13 @@ class Reader:
     def n_bytes(self) -> int:
         """Bytes of all files."""
         return sum(file.path.stat().st_size for file in self.files)
+
+    def described(self) -> tuple[Mapping[str, str], ...]:
+        """Return each file read so far with its kind and encoding."""
+        return tuple(
+            {"path": path, "kind": self.containers[path], "encoding": encoding}
+            for path, encoding in self.encodings.items()
+        )
 
     def __iter__(self) -> Iterator[Record | Problem]:
         for file in self.files:
