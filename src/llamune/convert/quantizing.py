@@ -43,7 +43,7 @@ __all__ = [
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
-SLAB_ELEMENTS = 4 << 20  # 16 MB as floats: memory does not grow with the model
+SLAB_ELEMENTS = 2 << 20  # 8 MB as floats: memory does not grow with the model
 QUANTIZATION_VERSION = 2
 SPARE_BYTES = 16 << 20  # left free on the disk
 SAMPLE_ROWS = 16
@@ -342,7 +342,10 @@ def slabs(
         for start in range(first, first + expert_rows, n_rows):
             stop = min(start + n_rows, first + expert_rows)
             rows = plan.source.packed(tensor.name, start, stop)
-            floats = rows_to_floats(rows, tensor.type, threads=threads)
+            if tensor.type.name == "F32":
+                floats = rows.view(np.float32)  # no copy of what is mapped
+            else:
+                floats = rows_to_floats(rows, tensor.type, threads=threads)
             column_weights = None if weights is None else weights[expert]
             if round is not None:
                 packed = round(tensor.name, floats, kind)

@@ -91,13 +91,16 @@ def needs_importance(kind: QuantType) -> bool:
     return bool(library().ggml_quantize_requires_imatrix(kind.id))
 
 
-def rows_to_floats(packed: Bytes, kind: QuantType, *, threads: int | None = None) -> Floats:
+def rows_to_floats(
+    packed: Bytes, kind: QuantType, *, threads: int | None = None, out: Floats | None = None
+) -> Floats:
     """Unpack rows.
 
     Args:
         packed: uint8 (rows, row bytes).
-        kind: how they are stored.
+        kind: how they are stored, in blocks where `out` is given.
         threads: at most this many; default all cores.
+        out: contiguous float32 (rows, columns) to write into and return.
 
     Returns:
         float32 (rows, columns).
@@ -119,7 +122,7 @@ def rows_to_floats(packed: Bytes, kind: QuantType, *, threads: int | None = None
     if not to_float:
         raise UnsupportedError(f"ggml has no code that unpacks {kind}")
     n_columns = row_bytes // kind.block_bytes * kind.block_size
-    floats = np.empty((n_rows, n_columns), np.float32)
+    floats = np.empty((n_rows, n_columns), np.float32) if out is None else out
 
     def unpack(first: int, last: int) -> None:
         to_float(
