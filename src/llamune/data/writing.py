@@ -48,10 +48,12 @@ def openai(record: Record) -> dict[str, Any]:
     """Return `messages` and `tools`; arguments of calls are JSON in a text, as OpenAI has them.
 
     Raises:
-        DataError: the record is plain text or a preference pair.
+        DataError: the record is plain text, a preference pair or labelled.
     """
     if record.text is not None or record.rejected:
         raise cannot(record, "openai", "it is no conversation")
+    if record.label is not None:
+        raise cannot(record, "openai", "it has a label")
     fields: dict[str, Any] = {"messages": [openai_message(turn) for turn in record.messages]}
     return fields | tools_field(record)
 
@@ -122,6 +124,8 @@ def completion(record: Record) -> dict[str, Any]:
     """
     if record.text is not None or record.rejected or not ends_with_answer(record):
         raise cannot(record, "completion", "it does not end with an answer")
+    if len(record.messages) < 2:
+        raise cannot(record, "completion", "it has no question")
     label = {} if record.label is None else {"label": record.label}
     if [turn.role for turn in record.messages] == ["user", "assistant"] and bare(record):
         texts = [turn.content for turn in record.messages]
@@ -143,9 +147,13 @@ def preference(record: Record) -> dict[str, Any]:
     """
     if not record.rejected:
         raise cannot(record, "preference", "it has no rejected answer")
+    if record.label is not None:
+        raise cannot(record, "preference", "it has a label")
     n_prompt = len(record.messages) - 1
     while n_prompt and record.messages[n_prompt - 1].role in {"assistant", "tool"}:
         n_prompt -= 1
+    if not n_prompt:
+        raise cannot(record, "preference", "it has no question")
     messages = [openai_message(turn) for turn in record.messages]
     return {
         "prompt": messages[:n_prompt],
@@ -183,7 +191,7 @@ def cannot(record: Record, format_: str, reason: str) -> DataError:
         f"record {record.source.number} cannot be written as {format_}: {reason}",
         path=record.source.path,
         line=record.source.line,
-        hint="openai holds every conversation, preference every pair, text every plain text",
+        hint="openai holds conversations, completion labelled ones, preference pairs, text prose",
     )
 
 
