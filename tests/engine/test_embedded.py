@@ -53,10 +53,13 @@ def engine(
         LoadedAdapter(name=name, path=write_random_adapter(folder / name, starter_path, seed=seed))
         for seed, name in enumerate(("one.gguf", "two.gguf"))
     ]
+    # a shell that starts us in the background has SIGINT ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with open_engine(
         resolve(str(starter_path)), adapters=adapters, n_ctx=512, n_parallel=2, n_threads=1
     ) as opened:
         yield opened
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_greedy_answer_is_the_same_each_time(engine: EmbeddedEngine):

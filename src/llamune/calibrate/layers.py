@@ -89,13 +89,13 @@ class Layers:
         moments = Moments()
         watcher = Watcher(moments, [name])
         for hidden in self.hidden:
-            with torch.inference_mode():
+            with torch.no_grad():
                 watcher.add(name, self.model.model.norm(hidden))
         return moments
 
     def run(self, index: int, batch: int) -> Tensor:
         """Return one decoder layer's output for one batch, (batch, length, d_model)."""
-        with torch.inference_mode():
+        with torch.no_grad():
             out = self.layers[index](self.hidden[batch], **self.calls[batch][index])
         found: Tensor = out[0] if isinstance(out, tuple) else out
         return found
@@ -127,7 +127,7 @@ def recorded(model: Any, ids: Tensor, positions: Tensor) -> tuple[Tensor, list[d
     with ExitStack() as stack:
         for layer in model.model.layers:
             stack.enter_context(answered_by(layer, record))
-        with torch.inference_mode():
+        with torch.no_grad():
             model.model(input_ids=ids, position_ids=positions, use_cache=False)
     return entered[0], calls
 

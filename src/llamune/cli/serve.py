@@ -75,6 +75,7 @@ def command(
     )
     config = server.config
     socket = config.bind_socket()
+    socket.listen()  # who reads the next line may connect at once
     _screen.note(f"listening on http://{host}:{socket.getsockname()[1]} (Ctrl-C stops)")
     server.run(sockets=[socket])
 
