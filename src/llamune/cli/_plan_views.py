@@ -212,15 +212,18 @@ def show_machine(machine: Machine, wishes: Wishes, *, as_json: bool) -> None:
     for head in ("model", "file", "run", "lora", "full-packed", "full"):
         table.add_column(head, justify="left" if head == "model" else "right")
     for row in rows:
-        cells = [
-            f"{row[key]['predicted_bytes'] / 1e9:,.1f} {row[key]['verdict']}"
-            for key in ("run", "lora", "full-packed", "full")
-        ]
+        cells = [cell_words(row[key]) for key in ("run", "lora", "full-packed", "full")]
         table.add_row(row["name"], f"{row['file_bytes'] / 1e9:,.1f} GB", *cells)
     _screen.show(table)
     _screen.data(
         "\nGB of peak memory; LoRA of rank 16 on 1 x 512 tokens; full: AdamW over dense f32"
     )
+
+
+def cell_words(cell: dict[str, Any]) -> str:
+    """Return one cell of the table."""
+    mark = "*" if cell.get("recompute") else ""
+    return f"{cell['predicted_bytes'] / 1e9:,.1f} {cell['verdict']}{mark}"
 
 
 def machine_rows(machine: Machine, wishes: Wishes) -> list[dict[str, Any]]:

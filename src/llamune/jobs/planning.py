@@ -333,23 +333,38 @@ def table_row(name: str, machine: Machine, wishes: Wishes) -> dict[str, Any]:
         cache_type=wishes.cache_type,
         place=machine.place,
     )
-    needed = {"run": running.total_bytes}
-    for method in ("lora", "full-packed", "full"):
-        settings = Settings(
-            method=method,
-            rank=wishes.rank or 16,
-            micro_batch=wishes.batch or 1,
-            length=wishes.max_length or LENGTH,
-            recompute=wishes.recompute,
-            compute_type=usual_compute_type(machine, shape),
-        )
-        memory = training_memory(shape, settings, device=machine.device, place=machine.place)
-        needed[method] = memory.total_bytes
     return {
         "name": name,
         "file_bytes": shape.file_bytes,
-        **{
-            key: {"predicted_bytes": nbytes, "verdict": verdict(nbytes, machine.budget_bytes)}
-            for key, nbytes in needed.items()
+        "run": {
+            "predicted_bytes": running.total_bytes,
+            "verdict": verdict(running.total_bytes, machine.budget_bytes),
         },
+        **{method: table_cell(shape, method, machine, wishes) for method in TABLE_METHODS},
     }
+
+
+TABLE_METHODS = ("lora", "full-packed", "full")
+
+
+def table_cell(shape: Shape, method: str, machine: Machine, wishes: Wishes) -> dict[str, Any]:
+    """Return what a method takes; with activations recomputed where it only fits like that."""
+    settings = Settings(
+        method=method,
+        rank=wishes.rank or 16,
+        micro_batch=wishes.batch or 1,
+        length=wishes.max_length or LENGTH,
+        recompute=wishes.recompute,
+        compute_type=usual_compute_type(machine, shape),
+    )
+    found = {}
+    for tried in (settings, replace(settings, recompute=True)):
+        memory = training_memory(shape, tried, device=machine.device, place=machine.place)
+        found = {
+            "predicted_bytes": memory.total_bytes,
+            "verdict": verdict(memory.total_bytes, machine.budget_bytes),
+            "recompute": tried.recompute,
+        }
+        if found["verdict"] == "fits":
+            break
+    return found

@@ -21,6 +21,8 @@ PROGRAM_BYTES = {"cpu": 700 << 20, "mps": 700 << 20, "cuda": 0}
 COMPILER_BYTES = 90 << 20  # what torch.compile adds to the process
 LOGITS_CHUNK_BYTES = 128 << 20  # nn.loss cuts positions so that a chunk's logits stay below
 OUTPUT_SLICE_BYTES = 128 << 20  # and unpacks the output matrix in slices of this size
+Q8_0_BYTES = 34 / 32  # of a weight in the blocks that training every weight uses
+FACTORED_BYTES = 0.01  # of a weight, for the factored optimizer
 ADAM_STATES = 2  # first and second moment of each trained number
 # holes that an allocator leaves between what is kept: glibc's heap many, CUDA's pool few
 FRAGMENTATION = {"cpu": 1.6, "mps": 1.1, "cuda": 1.05}
@@ -167,6 +169,9 @@ def weights(shape: Shape, settings: Settings) -> tuple[str, float, str]:
             shape.n_parameters * F32,
             f"{shape.n_parameters:,} weights × 4 bytes (f32)",
         )
+    if settings.method == "full-packed":
+        nbytes = int(shape.n_parameters * Q8_0_BYTES)
+        return "weights", nbytes, f"{shape.n_parameters:,} weights × {Q8_0_BYTES} bytes (Q8_0)"
     nbytes = shape.file_bytes - shape.extra_bytes
     return "weights", nbytes, f"the file's own blocks, mapped: {nbytes:,} bytes"
 
@@ -174,10 +179,11 @@ def weights(shape: Shape, settings: Settings) -> tuple[str, float, str]:
 def trained_numbers(shape: Shape, settings: Settings) -> list[tuple[str, float, str]]:
     """Return adapter, gradients and optimizer."""
     if settings.method == "full-packed":
-        # gradients live a layer at a time; the factored optimizer keeps a row and a column
-        # of moments per matrix
-        states = 0.07 * shape.n_parameters
-        return [("optimizer", states, f"{shape.n_parameters:,} weights × 0.07 bytes (factored)")]
+        # gradients live a layer at a time; the factored optimizer keeps a row and a column of
+        # moments a matrix
+        states = FACTORED_BYTES * shape.n_parameters
+        formula = f"{shape.n_parameters:,} weights × {FACTORED_BYTES} bytes (factored)"
+        return [("optimizer", states, formula)]
     n = lora_parameters(shape, settings) if settings.is_adapter else shape.n_parameters
     parts: list[tuple[str, float, str]] = []
     if settings.is_adapter:
