@@ -57,7 +57,10 @@ def main() -> None:
             quality = text_quality([source], [path], sequences, n_threads=chosen.threads)
             size = path.stat().st_size
             path.unlink()
-            print(row(kind, size, f16_bytes, bits, error, quality), flush=True)
+            shown = row(
+                kind, size=size, f16_bytes=f16_bytes, bits=bits, error=error, quality=quality
+            )
+            print(shown, flush=True)
             results[kind] = {
                 "bytes": size,
                 "bits_per_weight": bits,
@@ -84,7 +87,7 @@ def main() -> None:
 
 
 def row(
-    kind: str, size: int, f16_bytes: int, bits: float, error: float, quality: TextQuality
+    kind: str, *, size: int, f16_bytes: int, bits: float, error: float, quality: TextQuality
 ) -> str:
     """Return one row of the table."""
     agreement = quality.agreement
