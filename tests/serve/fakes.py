@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from llamune.adapter import DIGEST_KEY
 from llamune.engine import Embeddings, Engine, EngineError, GenerateOptions, Piece
 from llamune.gguf import Entry, write_gguf
 from llamune.store import Adapter, Model, Store, publish_adapter, publish_model
@@ -62,14 +63,16 @@ class FakeEngine(Engine):
         self.closed = True
 
 
-def tiny_gguf(folder: Path, name: str, *, kind: str = "model") -> Path:
-    """Write a GGUF file without tensors."""
+def tiny_gguf(folder: Path, name: str, *, kind: str = "model", base: str | None = None) -> Path:
+    """Write a GGUF file without tensors; an adapter may say which base it was trained on."""
     path = folder / f"{name}.gguf"
     metadata = {
         "general.architecture": Entry.of("llama"),
         "general.type": Entry.of(kind),
         "general.name": Entry.of(name),
     }
+    if base is not None:
+        metadata[DIGEST_KEY] = Entry.of(base)
     write_gguf(path, metadata=metadata, tensors=[], replace=True)
     return path
 

@@ -14,8 +14,9 @@ import pytest
 from sqlalchemy import Engine as Database
 
 from llamune import serve
+from llamune.files import sha256_of
 from llamune.serve import app as app_module
-from llamune.store import Adapter, Model, library
+from llamune.store import Adapter, Model, ModelName, library, model_of_name
 from tests.serve.fakes import FakeEngine, tiny_gguf, tiny_library
 
 CHAT = {"model": "a", "messages": [{"role": "user", "content": "hi"}]}
@@ -228,6 +229,34 @@ def test_models_are_listed_shown_copied_made_and_removed(counts: Database, tmp_p
         return digest
 
     asyncio.run(use())
+
+
+@pytest.mark.usefixtures("models", "engines")
+def test_an_adapter_of_another_base_is_refused(counts: Database, tmp_path: Path) -> None:
+    base = library().blob_path(str(model_of_name(library(), ModelName.parse("base")).digest))
+    fitting = tiny_gguf(tmp_path, "fits", kind="adapter", base=f"sha256:{sha256_of(base)}")
+    foreign = tiny_gguf(tmp_path, "foreign", kind="adapter", base="sha256:" + "0" * 64)
+    for path, status in ((fitting, 200), (foreign, 400)):
+        digest = library().add_blob(path)
+        made = {"model": "new", "from": "base", "adapters": {path.name: digest}, "stream": False}
+        answer = ask(counts, "POST", "/api/create", json=made)
+        assert answer.status_code == status, answer.text
+    assert "another base" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("parameters", [{"num_ctx": "many"}, {"num_predict": "x"}, {"top_k": -1}])
+@pytest.mark.usefixtures("models", "engines")
+def test_parameters_that_no_request_could_use_are_refused(
+    counts: Database, parameters: dict[str, Any]
+) -> None:
+    made = {"model": "new", "from": "base", "parameters": parameters}
+    assert ask(counts, "POST", "/api/create", json=made).status_code == 400
+
+
+@pytest.mark.usefixtures("models", "engines")
+def test_a_model_that_does_not_load_for_scoring_is_422(counts: Database) -> None:
+    body = {"model": "a", "prompt": "x", "echo": True, "logprobs": 1, "max_tokens": 0}
+    assert ask(counts, "POST", "/v1/completions", json=body).status_code == 422
 
 
 def test_a_bad_digest_never_becomes_a_path(counts: Database) -> None:

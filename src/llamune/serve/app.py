@@ -23,6 +23,7 @@ from llamune.serve import library_api, ollama_api, openai_api
 from llamune.serve.errors import RequestError, error_body
 from llamune.serve.guard import App, Guard, GuardSettings
 from llamune.serve.keys import find_key
+from llamune.serve.memory import memory_needed
 from llamune.serve.metering import Meter
 from llamune.serve.pool import Pool
 from llamune.serve.service import Service
@@ -32,7 +33,6 @@ __all__ = ["create_app"]
 
 IDLE_SECONDS = 300.0
 THREADS = 256  # each request waits for its next piece on one
-MEMORY_OVER_FILE = 1.3  # weights, cache and buffers, where no plan can be made
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def create_app(
     pool = Pool(
         store,
         open_engine=opened,
-        memory_needed=memory_needed,
+        memory_needed=lambda model: memory_needed(model, n_ctx=n_ctx, n_parallel=n_parallel),
         memory_free=lambda: int(psutil.virtual_memory().available),
         idle_seconds=idle_seconds,
     )
@@ -111,11 +111,6 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with contextlib.suppress(asyncio.CancelledError):
             await sweeping
         await pool.close_all()
-
-
-def memory_needed(model: Model) -> int:
-    """Return about how many bytes a model takes when it runs."""
-    return int(model.size * MEMORY_OVER_FILE)
 
 
 async def say_error(request: Request, error: Exception) -> JSONResponse:

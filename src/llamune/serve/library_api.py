@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Annotated
 
 from anyio import to_thread
@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi import Path as PathParameter
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from llamune.adapter import DIGEST_KEY
 from llamune.errors import LlamuneError
 from llamune.files import new_file
 from llamune.gguf import ModelFile
@@ -95,8 +96,12 @@ def make(pool: Pool, name: ModelName, body: CreateRequest) -> None:
     layers = [] if base is None or base.manifest is None else list(base.manifest.layers)
     for digest in [*body.files.values(), *body.adapters.values()]:
         layers.append(gguf_layer(store, digest))
-    if not any(layer.media_type == media_types.MODEL for layer in layers):
+    weights = {layer.digest for layer in layers if layer.media_type == media_types.MODEL}
+    if not weights:
         raise RequestError(400, "neither from nor files give the model's weights", param="files")
+    for layer in layers:
+        if layer.media_type == media_types.ADAPTER:
+            check_base(store, layer.digest, weights)
     replaced, added = small_layers(body)
     kept = [layer for layer in layers if layer.media_type not in replaced]
     config = dict(base.config) if base is not None else {"model_format": "gguf"}
@@ -122,6 +127,27 @@ def gguf_layer(store: Store, digest: str) -> Layer:
         raise RequestError(400, f"blob {digest} is not a GGUF file", param="files") from error
     media_type = media_types.ADAPTER if kind == ADAPTER else media_types.MODEL
     return Layer(media_type, digest, path.stat().st_size)
+
+
+def check_base(store: Store, digest: str, weights: Collection[str]) -> None:
+    """Refuse an adapter that says it was trained on other weights.
+
+    Args:
+        store: where the adapter's blob lies.
+        digest: its digest.
+        weights: digests of the files it is to be put on.
+
+    Raises:
+        RequestError: 400, it was trained on another base.
+    """
+    with ModelFile.open(store.blob_path(digest)) as file:
+        trained_on = file.metadata.text(DIGEST_KEY, default="")
+    if trained_on and trained_on not in weights:
+        raise RequestError(
+            400,
+            f"adapter {digest} was trained on another base ({trained_on})",
+            param="adapters",
+        )
 
 
 def small_layers(body: CreateRequest) -> tuple[set[str], list[NewLayer]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from llamune.engine import GenerateOptions
 from llamune.errors import LlamuneError
@@ -40,6 +40,7 @@ class Options(BaseModel):
     frequency_penalty: float | None = None
     seed: int | None = None
     num_predict: Annotated[int, Field(ge=FILL_CONTEXT)] | None = None
+    num_ctx: Annotated[int, Field(ge=1)] | None = None  # kept by /api/create; the server's applies
     stop: list[str] | str | None = None
 
 
@@ -63,7 +64,9 @@ class Asking(BaseModel):
         Raises:
             RequestError: 400, an option is out of range.
         """
-        given = self.options.model_dump(exclude={"num_predict", "stop"}, exclude_none=True)
+        given = self.options.model_dump(
+            exclude={"num_predict", "num_ctx", "stop"}, exclude_none=True
+        )
         if given.get("seed", 0) < 0:  # Ollama's way of asking for any seed
             del given["seed"]
         if self.options.num_predict not in (None, ENDLESS, FILL_CONTEXT):
@@ -176,3 +179,10 @@ class CreateRequest(NamedRequest):
     messages: list[dict[str, Any]] = []
     quantize: str | None = None
     stream: bool = True
+
+    @field_validator("parameters")
+    @classmethod
+    def usable(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Refuse parameters that no request could be answered with."""
+        Options.model_validate(parameters, strict=True)
+        return parameters

@@ -77,13 +77,20 @@ class Lease:
         ]
 
     async def scorer(self) -> NativeModel:
-        """Return the model as one that gives whole distributions, opening it the first time."""
+        """Return the model as one that gives whole distributions, opening it the first time.
+
+        Raises:
+            RequestError: 422, it does not load.
+        """
         loaded = self.loaded
         async with loaded.scorer_lock:
             if loaded.scorer is None:
-                loaded.scorer = await in_thread(
-                    lambda: NativeModel(self.model.paths, adapters=loaded.adapter_files)
-                )
+                try:
+                    loaded.scorer = await in_thread(
+                        lambda: NativeModel(self.model.paths, adapters=loaded.adapter_files)
+                    )
+                except LlamuneError as error:
+                    raise unusable(str(self.name), error) from error
             return loaded.scorer
 
 
@@ -171,7 +178,10 @@ class Pool:
             if found is not None and found.adapters >= wanted.keys():
                 return found
             siblings = await in_thread(lambda: self.adapters_of_base(base)) | wanted
-            n_bytes = await in_thread(lambda: self.memory_needed(model))
+            try:
+                n_bytes = await in_thread(lambda: self.memory_needed(model))
+            except LlamuneError as error:
+                raise unusable(str(model), error) from error
             await self.make_room(n_bytes, keep=place)
             try:
                 engine = await in_thread(
