@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llamune.cli import _screen
-from llamune.errors import LlamuneError
+from llamune.errors import LlamuneError, UnsupportedError
 
 if TYPE_CHECKING:
     from llamune.runs import Run
@@ -154,6 +154,13 @@ def command(
     resume: Annotated[
         str | None, typer.Option(help="go on with a stopped run", rich_help_panel=JOB)
     ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(help="publish also to ollama, lmstudio or a path", rich_help_panel=JOB),
+    ] = None,
+    add_token: Annotated[
+        list[str] | None, typer.Option(hidden=True, help="a new token for the vocabulary")
+    ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="the name may be taken already", rich_help_panel=JOB)
     ] = False,
@@ -183,6 +190,11 @@ def command(
     chosen for this model, data and machine. The base file is only read. Ctrl-C saves, and
     `--resume NAME` goes on from there.
     """
+    if add_token:
+        raise UnsupportedError(
+            f"--add-token {add_token[0]}: the vocabulary of a model file is not changed",
+            hint="use words that it has; the tokenizer splits a new one: llamune tokenize",
+        )
     options = {
         "method": method, "rank": rank, "ranks": ranks_of(rank_of), "alpha": alpha,
         "rslora": rslora, "dropout": dropout, "targets": targets, "from_adapter": from_adapter,
@@ -212,8 +224,9 @@ def command(
         else:
             run = jobs.tune(
                 base, name=name, recipe=recipe, preset=preset, epochs=epochs, hours=hours,
-                search_learning_rate=search_lr, replace=replace, sharing=sharing, language=lang,
-                confirm=lambda question: view.ask(question, yes=yes), on_event=view, **chosen,
+                search_learning_rate=search_lr, replace=replace, sharing=sharing, to=to,
+                language=lang, confirm=lambda question: view.ask(question, yes=yes),
+                on_event=view, **chosen,
             )  # fmt: skip
     return show(run, as_json=as_json)
 

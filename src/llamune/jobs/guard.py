@@ -15,10 +15,12 @@ from pathlib import Path
 
 import psutil
 
+from llamune.jobs.formats import bytes_text
 from llamune.runs import Run
+from llamune.store import Model, Ollama
 from llamune.train import OutOfMemory
 
-__all__ = ["awake", "explain_kill", "supervise"]
+__all__ = ["awake", "explain_kill", "free_ollama", "supervise"]
 
 INSIDE = "LLAMUNE_SUPERVISED"
 PROGRAM = "from llamune.cli import main; main()"
@@ -123,6 +125,28 @@ def awake(*, allow_sleep: bool, say: Callable[[str], None]) -> Iterator[None]:
     finally:
         holder.terminate()
         holder.wait()
+
+
+def free_ollama(
+    model: Model, *, confirm: Callable[[str], bool], say: Callable[[str], None]
+) -> None:
+    """Unload a model that Ollama holds in memory, on consent: training needs the room.
+
+    Args:
+        model: the base.
+        confirm: asked before anything is unloaded.
+        say: called with what was found.
+    """
+    server = Ollama.find()
+    if server is None:
+        return
+    with server:
+        held = server.holding(model)
+        if held is None or server.is_remote:
+            return
+        say(f"Ollama holds {held.name} in memory, {bytes_text(held.size_bytes)}")
+        if confirm("Unload it from Ollama while training?"):
+            server.unload(held.name)
 
 
 def inhibitor() -> list[str] | None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["adapted", "carry_out"]
 
 SAMPLE_TOKENS = 64
+WORTH_COMPILING_SECONDS = 600.0
 
 
 def carry_out(
@@ -195,7 +196,7 @@ def adapted(prepared: Prepared, compute: Compute, device: str) -> PeftModel:
     """Return the base with a fresh adapter, computing in the chosen type."""
     import torch
 
-    from llamune.nn import load
+    from llamune.nn import compile_layers, load
 
     base, recipe = prepared.opened, prepared.recipe
     dtype = compute.torch_dtype
@@ -203,13 +204,17 @@ def adapted(prepared: Prepared, compute: Compute, device: str) -> PeftModel:
         dtype = getattr(torch, recipe.compute_type)
     if compute.n_threads:
         torch.set_num_threads(compute.n_threads)
-    model = load(base.file, family=base.family, device=device, dtype=dtype)
-    return attach_adapter(
+    # compiling takes half a minute; a short training would not earn it back
+    compiled = None if prepared.plan.time.low >= WORTH_COMPILING_SECONDS else False
+    model = load(base.file, family=base.family, device=device, dtype=dtype, compiled=compiled)
+    model_with_adapter = attach_adapter(
         model,
         recipe,
         modules=list(base.family.linear_modules(recipe.targets)),
         base_name=str(base.model),
     )
+    compile_layers(model_with_adapter, compiled=compiled)
+    return model_with_adapter
 
 
 def sampler_of(prepared: Prepared) -> Callable[[PeftModel], str] | None:

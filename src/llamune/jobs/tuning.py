@@ -18,7 +18,9 @@ from llamune.jobs.adapters import adapter_named, settings_of_adapter
 from llamune.jobs.events import OnJobEvent, Settled, Stage
 from llamune.jobs.fitting import fit_hours
 from llamune.jobs.formats import bytes_text, range_text, seconds_text
+from llamune.jobs.guard import free_ollama
 from llamune.jobs.preparing import Opened, Prepared, opened, prepare_training
+from llamune.jobs.publishing import plan_publication, publish
 from llamune.jobs.running import adapted, carry_out
 from llamune.jobs.searching import search_learning_rate as search_learning_rate_of
 from llamune.runs import (
@@ -31,7 +33,7 @@ from llamune.runs import (
     read_choices,
 )
 from llamune.store import ExistsError, ModelName, Sharing, library, take_in
-from llamune.train import TrainError
+from llamune.train import Said, TrainError
 
 if TYPE_CHECKING:
     from llamune.nn import Compute
@@ -54,6 +56,7 @@ def tune(
     search_learning_rate: bool = False,
     replace: bool = False,
     sharing: Sharing = "copy",
+    to: str | None = None,
     language: str | None = None,
     confirm: Callable[[str], bool] = lambda _: True,
     on_event: OnJobEvent = lambda _: None,
@@ -73,8 +76,9 @@ def tune(
         replace: whether a model of that name may be replaced; its earlier runs stay.
         sharing: how far to go when the base's bytes can be neither linked nor cloned into our
             library, see `store.publish`.
+        to: where else the result goes: `ollama`, `lmstudio`, or a path.
         language: of the report, `en` or `ja`; default the locale's.
-        confirm: asked before a run of more than an hour.
+        confirm: asked before a run of more than an hour, and before Ollama unloads the base.
         on_event: called with each stage of the job and each event of the training.
         **choices: fields of the recipe, see `Recipe`.
 
@@ -97,12 +101,13 @@ def tune(
         refuse_misfit(prepared)
         on_event(Settled(lines=tuple(describe(prepared))))
         confirm_long(prepared, confirm)
+        free_ollama(base.model, confirm=confirm, say=lambda text: on_event(Said(text=text)))
         if search_learning_rate:
             on_event(Stage(name="searching the learning rate"))
             prepared = search(prepared, on_event=on_event)
         with in_library(prepared, sharing=sharing) as prepared:
             run = Run.create(chosen["name"], recipe=prepared.recipe)
-            return carry_out(
+            carry_out(
                 run,
                 prepared,
                 replace=replace,
@@ -110,6 +115,22 @@ def tune(
                 language=language,
                 on_event=on_event,
             )
+    if to is not None:
+        publish_beyond(run, to, replace=replace, on_event=on_event)
+    return run
+
+
+def publish_beyond(run: Run, to: str, *, replace: bool, on_event: OnJobEvent) -> None:
+    """Put a finished run where another program finds it, unless its proof failed."""
+    record = run.record
+    if record.state != "done" or (record.proof or {}).get("verdict") == "fail":
+        return
+    on_event(Stage(name=f"publishing to {to}"))
+    publish(
+        plan_publication(run.reference, to=to, name=run.name),
+        replace=replace,
+        on_status=lambda text: on_event(Stage(name=text)),
+    )
 
 
 def resume(
