@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from llamune.engine import EmbeddedEngine, EngineError, GenerateOptions, LoadedAdapter, open_engine
-from llamune.gguf import Entry, ModelFile, NewTensor, quant_type, write_gguf
+from llamune.gguf import Entry, GgufError, ModelFile, NewTensor, quant_type, write_gguf
 from llamune.store import resolve
 
 GREEDY = GenerateOptions(max_tokens=12, temperature=0)
@@ -230,5 +230,5 @@ def test_a_closed_engine_says_so(starter_path: Path):
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path):
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"GGUF" + bytes(64))
-    with pytest.raises(EngineError, match="cannot load"):
+    with pytest.raises(GgufError, match=r"broken\.gguf, byte 4: .*rule: version"):
         open_engine(resolve(str(path)), n_threads=1)

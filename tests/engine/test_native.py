@@ -10,6 +10,7 @@ import pytest
 
 from llamune.engine import EngineError, NativeMismatchError, NativeModel, native, prompt_logits
 from llamune.engine.slow_logits import json_logits
+from llamune.gguf import GgufError
 
 IDS = [1, 4093, 198, 28120, 2, 198, 504, 3575]
 
@@ -97,12 +98,12 @@ def test_tokens_that_cannot_be_run_are_refused(starter_path: Path, ids: list[int
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path):
     path = tmp_path / "x.gguf"
     path.write_bytes(b"GGUF" + bytes(100))
-    with pytest.raises(EngineError, match=r"x\.gguf"):
+    with pytest.raises(GgufError, match=r"x\.gguf, byte 4: .*rule: version"):
         NativeModel(path)
 
 
 def test_a_missing_adapter_is_refused(starter_path: Path, tmp_path: Path):
     from llamune.engine import AdapterFile
 
-    with pytest.raises(EngineError, match=r"no\.gguf"):
+    with pytest.raises(GgufError, match=r"no\.gguf"):
         NativeModel(starter_path, adapters=[AdapterFile(path=tmp_path / "no.gguf")])

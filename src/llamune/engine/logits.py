@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from llamune.engine import native
 from llamune.engine.errors import EngineError, NativeMismatchError
+from llamune.engine.headers import check_headers
 from llamune.engine.threads import default_threads
+from llamune.errors import LlamuneError
+from llamune.gguf import ModelFile
 
 if TYPE_CHECKING:  # numpy takes as long to import as the first answer to begin
     import numpy as np
@@ -43,6 +46,7 @@ class NativeModel:
 
     Raises:
         NativeMismatchError: the library's C interface is not the pinned one.
+        GgufError: a file's header breaks a rule of the format.
         EngineError: llama.cpp refuses the model or an adapter.
     """
 
@@ -60,11 +64,12 @@ class NativeModel:
         self.n_vocab = int(self._library.llama_vocab_n_tokens(self._vocabulary))
         try:
             self._handles = {adapter.path: self._load_adapter(adapter.path) for adapter in adapters}
-        except EngineError:
+        except LlamuneError:
             self.close()
             raise
 
     def _load(self, paths: list[Path], n_gpu_layers: int) -> int:
+        ModelFile.open(paths).close()  # a hostile header never reaches llama.cpp
         parameters = self._library.llama_model_default_params()
         parameters.n_gpu_layers = n_gpu_layers
         names = [str(path).encode() for path in paths]
@@ -78,6 +83,7 @@ class NativeModel:
         return int(model)
 
     def _load_adapter(self, path: Path) -> int:
+        check_headers([path])
         handle = self._library.llama_adapter_lora_init(self._model, str(path).encode())
         if not handle:
             raise EngineError(

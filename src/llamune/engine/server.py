@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from llamune.engine.errors import EngineError
+from llamune.engine.headers import check_headers
 from llamune.engine.native import can_use_gpu, extension
 from llamune.engine.options import Embeddings
 from llamune.gguf import ModelFile
@@ -216,9 +217,11 @@ def start(
     """Start xllamacpp's server.
 
     Raises:
+        GgufError: a file's header breaks a rule of the format.
         EngineError: it cannot load the model or an adapter.
     """
     package = extension()
+    check_headers([path, *(adapter.path for adapter in adapters)])
     parameters = package.CommonParams()
     parameters.model.path = str(path)
     parameters.lora_adapters = [lora(package, adapter) for adapter in adapters]
