@@ -83,7 +83,7 @@ def ours(path: Path) -> Any:
 
     file = ModelFile.open(path)
     tokenizer_of(file).encode("one sentence")
-    return load(file, device="cpu", dtype=torch.float32, compiled=False)
+    return load(file, device="cpu", dtype=torch.float32)
 
 
 def theirs(path: Path) -> Any:

@@ -64,7 +64,7 @@ def measure(name: str, n_rows: int, seconds: float, products: dict[int, float]) 
         "copy": packed.clone,
     }
     if can_compile("cpu"):
-        ways["compiled"] = lambda: unpack(packed, name, torch.float32, compiled=True).numpy()
+        ways["compiled"] = lambda: unpack(packed, name, torch.float32, how="compiled").numpy()
     n_weights = n_rows * N_COLUMNS
     times = {}
     for way, work in ways.items():

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from llamune.gguf import ModelFile, quant_type
-from llamune.nn import load, unpack, unpackable
+from llamune.nn import PackedLinear, load, unpack, unpackable
 from tests.tiny import FAMILIES, tiny_model
 
 LIST = Path(__file__).with_name("mps_operators.txt")
@@ -76,6 +76,9 @@ def test_a_training_step(family: str, folder: Path) -> None:
     model = load(file, device="cpu", dtype=torch.float32)
     # on MPS transformers' attention is used; its fused form has kernels of its own there
     model.config._attn_implementation = "eager"
+    for module in model.modules():
+        if isinstance(module, PackedLinear):
+            module.how = "torch"
     model = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear")).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     ids = torch.arange(3, 43).view(2, 20)

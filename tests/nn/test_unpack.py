@@ -58,6 +58,15 @@ def test_other_types_are_the_f32_values_rounded_once(name: str, dtype: torch.dty
     assert torch.equal(unpack(rows, name, dtype), unpack(rows, name, torch.float32).to(dtype))
 
 
+@pytest.mark.parametrize("name", BLOCKED)
+def test_ggmls_own_code_writes_where_it_is_told(name: str) -> None:
+    rows = torch.from_numpy(random_rows(name))
+    plain = unpack(rows, name, torch.float32)
+    out = torch.empty_like(plain)
+    assert unpack(rows, name, torch.float32, how="ggml", out=out) is out
+    torch.testing.assert_close(out, plain, rtol=0, atol=2**-22 * float(plain.abs().max()))
+
+
 def test_f32_rows_are_a_view_of_the_same_memory() -> None:
     rows = torch.arange(64, dtype=torch.float32).view(4, 16).view(torch.uint8)
     assert unpack(rows, "F32", torch.float32).data_ptr() == rows.data_ptr()
@@ -76,5 +85,5 @@ def test_other_types_are_refused_by_name(kind: str) -> None:
 def test_compiled_gives_the_same_floats(name: str) -> None:
     rows = torch.from_numpy(random_rows(name))
     plain = unpack(rows, name, torch.float32)
-    compiled = unpack(rows, name, torch.float32, compiled=True)
+    compiled = unpack(rows, name, torch.float32, how="compiled")
     torch.testing.assert_close(compiled, plain, rtol=0, atol=2**-22 * float(plain.abs().max()))

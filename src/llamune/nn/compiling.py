@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["can_compile", "compile_layers", "compiled", "plain"]
+__all__ = ["COMPILE_FROM_PARAMETERS", "can_compile", "compile_layers", "compiled", "plain"]
 
 logger = logging.getLogger(__name__)
 
+COMPILE_FROM_PARAMETERS = 20_000_000  # below, compiling takes longer than it saves
 COMPILERS = ("g++", "clang++", "c++", "cl")
 BlockFunction = Callable[..., Tensor]
 Writer = Callable[..., None]
@@ -51,12 +52,15 @@ def compiled(function: BlockFunction) -> Writer:
     A compiler that fails at the first use is noted once, and plain torch takes over.
     """
     slow = plain(function)
-    fast = torch.compile(slow, dynamic=True)
+    fast = torch.compile(slow)
     broken = False
 
     def write(out: Tensor, *inputs: Tensor) -> None:
         nonlocal broken
         if not broken and can_compile(out.device.type):
+            blocks, halves, *_ = inputs
+            for tensor in (out, blocks, halves):  # any number of blocks, of one size
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
             try:
                 fast(out, *inputs)
             except (RuntimeError, OSError) as error:
@@ -85,8 +89,10 @@ def compile_layers(model: nn.Module, *, compiled: bool | None = None) -> bool:
     unwrapped: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     layers = unwrapped.get_decoder().layers
     if compiled is None:
-        packed = next((m for m in layers.modules() if hasattr(m, "compiled")), None)
-        compiled = bool(packed is not None and packed.compiled)
+        linears = [layer for layer in layers.modules() if isinstance(layer, nn.Linear)]
+        n_weights = sum(layer.in_features * layer.out_features for layer in linears)
+        device = next(layers.parameters()).device
+        compiled = n_weights >= COMPILE_FROM_PARAMETERS and can_compile(device.type)
     if compiled:
         for layer in layers:
             layer.compile()

@@ -111,9 +111,7 @@ class PackedSlices:
             if self.kept is not None:
                 yield start, stop, self.kept
                 continue
-            rows = unpack(
-                self.layer.packed[start:stop], self.layer.kind, dtype, compiled=self.layer.compiled
-            )
+            rows = unpack(self.layer.packed[start:stop], self.layer.kind, dtype, how=self.layer.how)
             if step >= self.n_vocab:
                 self.kept = rows
             yield start, stop, rows

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from llamune.nn.lazy_weight import LazyWeight
-from llamune.nn.unpack import unpack, unpacked_shape
+from llamune.nn.unpack import How, unpack, unpacked_shape
 
 __all__ = ["PackedEmbedding", "PackedLinear", "from_pairs", "to_pairs"]
 
@@ -53,49 +53,51 @@ class Scratch(threading.local):
         n_elements = shape[0] * shape[1]
         kept = self.memory.get(dtype)
         if kept is None or kept.numel() < n_elements:
-            kept = self.memory[dtype] = torch.empty(n_elements, dtype=dtype)
+            with torch.inference_mode(False):  # else no pass with gradients could use it again
+                kept = self.memory[dtype] = torch.empty(n_elements, dtype=dtype)
         return kept[:n_elements].view(shape)
 
 
 scratch = Scratch()
 
 
-def scratch_weight(packed: Tensor, kind: str, dtype: torch.dtype, *, compiled: bool) -> Tensor:
+def scratch_weight(packed: Tensor, kind: str, dtype: torch.dtype, *, how: str) -> Tensor:
     """Return the unpacked weight, (rows, columns), good until the next call."""
     on_cpu = packed.device.type == "cpu"
     out = scratch.of(unpacked_shape(packed, kind), dtype) if on_cpu else None
-    return unpack(packed, kind, dtype, compiled=compiled, out=out)
+    # an operator's arguments are plain texts
+    return unpack(packed, kind, dtype, how=cast("How", how), out=out)
 
 
 @torch.library.custom_op("llamune::packed_linear", mutates_args=())
-def packed_linear(x: Tensor, packed: Tensor, kind: str, n_pair_head: int, compiled: bool) -> Tensor:
+def packed_linear(x: Tensor, packed: Tensor, kind: str, n_pair_head: int, how: str) -> Tensor:
     """Return x Wᵀ: (…, columns) and packed (rows, row_bytes) -> (…, rows)."""
-    weight = scratch_weight(packed, kind, x.dtype, compiled=compiled)
+    weight = scratch_weight(packed, kind, x.dtype, how=how)
     return from_pairs(x @ weight.T, n_pair_head)
 
 
 @packed_linear.register_fake
-def _(x: Tensor, packed: Tensor, kind: str, n_pair_head: int, compiled: bool) -> Tensor:  # noqa: ARG001
+def _(x: Tensor, packed: Tensor, kind: str, n_pair_head: int, how: str) -> Tensor:  # noqa: ARG001
     return x.new_empty((*x.shape[:-1], packed.shape[0]))
 
 
 @torch.library.custom_op("llamune::packed_linear_backward", mutates_args=())
 def packed_linear_backward(
-    gradient: Tensor, packed: Tensor, kind: str, n_pair_head: int, compiled: bool
+    gradient: Tensor, packed: Tensor, kind: str, n_pair_head: int, how: str
 ) -> Tensor:
     """Return gradient W: (…, rows) -> (…, columns)."""
-    weight = scratch_weight(packed, kind, gradient.dtype, compiled=compiled)
+    weight = scratch_weight(packed, kind, gradient.dtype, how=how)
     return to_pairs(gradient, n_pair_head) @ weight
 
 
 @packed_linear_backward.register_fake
-def _(gradient: Tensor, packed: Tensor, kind: str, n_pair_head: int, compiled: bool) -> Tensor:  # noqa: ARG001
+def _(gradient: Tensor, packed: Tensor, kind: str, n_pair_head: int, how: str) -> Tensor:  # noqa: ARG001
     return gradient.new_empty((*gradient.shape[:-1], unpacked_shape(packed, kind)[1]))
 
 
 def keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
     """Keep the packed bytes only."""
-    _, packed, ctx.kind, ctx.n_pair_head, ctx.compiled = inputs
+    _, packed, ctx.kind, ctx.n_pair_head, ctx.how = inputs
     ctx.save_for_backward(packed)
 
 
@@ -104,7 +106,7 @@ def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     (packed,) = ctx.saved_tensors
     to_x = None
     if ctx.needs_input_grad[0]:
-        to_x = packed_linear_backward(gradient, packed, ctx.kind, ctx.n_pair_head, ctx.compiled)
+        to_x = packed_linear_backward(gradient, packed, ctx.kind, ctx.n_pair_head, ctx.how)
     return to_x, None, None, None, None
 
 
@@ -121,7 +123,7 @@ class PackedLinear(nn.Linear):
         dtype: of `weight` when asked for; `forward` computes in its input's type.
         bias: (rows,) or None.
         n_pair_head: heads whose rows the file keeps in pairs, 0 for none.
-        compiled: whether unpacking goes through `torch.compile`.
+        how: the way that `unpack` takes.
     """
 
     bias: nn.Parameter | None  # type: ignore[assignment]  # nn.Linear declares it always there
@@ -135,7 +137,7 @@ class PackedLinear(nn.Linear):
         dtype: torch.dtype,
         bias: Tensor | None = None,
         n_pair_head: int = 0,
-        compiled: bool = False,
+        how: How = "torch",
     ) -> None:
         nn.Module.__init__(self)  # nn.Linear's own would make a dense weight
         self.in_features = n_columns
@@ -146,7 +148,7 @@ class PackedLinear(nn.Linear):
         self.kind = kind
         self.dtype = dtype
         self.n_pair_head = n_pair_head
-        self.compiled = compiled
+        self.how: How = how
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]  # nn.Linear declares a parameter
@@ -158,12 +160,12 @@ class PackedLinear(nn.Linear):
 
     def unpacked(self) -> Tensor:
         """Return the dense weight, (rows, columns)."""
-        dense = unpack(self.packed, self.kind, self.dtype, compiled=self.compiled)
+        dense = unpack(self.packed, self.kind, self.dtype, how=self.how)
         return from_pairs(dense, self.n_pair_head, dim=0)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  nn.Linear's name
         """Return input Wᵀ + bias."""
-        out: Tensor = packed_linear(input, self.packed, self.kind, self.n_pair_head, self.compiled)
+        out: Tensor = packed_linear(input, self.packed, self.kind, self.n_pair_head, self.how)
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:

@@ -1,4 +1,4 @@
-"""Packed rows to floats in pure torch: the same functions on CPU, CUDA and MPS.
+"""Packed rows to floats in pure torch, the same functions on CPU, CUDA and MPS, or by ggml's code.
 
 Each quant type has one function over whole blocks. It gets the bytes and, for types whose blocks
 have an even size, the same memory seen as 16-bit floats (scales lie at even offsets), so that
@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from llamune.errors import UnsupportedError
-from llamune.gguf import quant_type
+from llamune.gguf import quant_type, rows_to_floats
 from llamune.nn import compiling
 from llamune.nn.tables import table
 
 __all__ = [
     "BlockReader",
+    "How",
     "block_type",
     "require_unpackable",
     "unpack",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 BlockFunction = Callable[..., Tensor]
+How = Literal["torch", "compiled", "ggml"]
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -82,7 +85,7 @@ def unpack(
     kind: str,
     dtype: torch.dtype,
     *,
-    compiled: bool = False,
+    how: How = "torch",
     out: Tensor | None = None,
 ) -> Tensor:
     """Return packed rows as floats.
@@ -91,7 +94,8 @@ def unpack(
         packed: uint8, (rows, row_bytes), contiguous.
         kind: the quant type's name.
         dtype: of the result; values are computed in f32 and rounded once.
-        compiled: whether to go through `torch.compile`.
+        how: `torch`: plain torch on any device; `compiled`: the same through `torch.compile`;
+            `ggml`: by ggml's own C code, on the CPU into f32.
         out: (rows, columns) of `dtype`, written and returned where something must be made.
 
     Returns:
@@ -100,15 +104,19 @@ def unpack(
     if kind in PLAIN:
         stored = packed.view(PLAIN[kind])
         return stored.to(dtype) if out is None or stored.dtype == dtype else out.copy_(stored)
+    if out is None:
+        out = torch.empty(unpacked_shape(packed, kind), dtype=dtype, device=packed.device)
+    if how == "ggml":
+        threads = torch.get_num_threads()
+        rows_to_floats(packed.numpy(), quant_type(kind), threads=threads, out=out.numpy())
+        return out
     reader = READERS[kind]
     blocks = packed.reshape(-1, reader.block_bytes)
     halves = blocks.view(torch.float16) if reader.block_bytes % 2 == 0 else blocks
     tables = [table(name, packed.device) for name in reader.tables]
     inputs = (blocks, halves, *tables)
-    if out is None:
-        out = torch.empty(unpacked_shape(packed, kind), dtype=dtype, device=packed.device)
-    write = compiling.compiled(reader.function) if compiled else compiling.plain(reader.function)
-    write(out.view(-1, reader.block_size), *inputs)
+    writer = compiling.compiled if how == "compiled" else compiling.plain
+    writer(reader.function)(out.view(-1, reader.block_size), *inputs)
     return out
 
 
