@@ -139,7 +139,7 @@ def test_stacked_experts_each_use_their_own_importance(tmp_path: Path) -> None:
     weights = np.random.default_rng(0).uniform(0.1, 9, (3, 256)).astype(np.float32)
     with ModelFile.open(path) as file:
         matrix = Importance(Path("m"), {name: weights})
-        plan = plan_quantize(file, file_type("iq2_xs"), importance=matrix)
+        plan = plan_quantize(file, file_type("iq3_s"), importance=matrix)
         quantize(plan, tmp_path / "new.gguf")
         floats = file.floats(name)
         with ModelFile.open(tmp_path / "new.gguf") as new:

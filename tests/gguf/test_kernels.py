@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import libgguf
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from llamune.errors import LlamuneError, UnsupportedError
 from llamune.gguf import (
     QUANT_TYPES,
+    QuantType,
     floats_to_rows,
     needs_importance,
     quant_type,
@@ -21,6 +24,15 @@ from llamune.gguf import (
 UNPACK_ONLY = {"Q8_1", "Q8_K", "F64", "I8", "I16", "I32", "I64"}
 PACKABLE = [kind for kind in QUANT_TYPES.values() if kind.name not in UNPACK_ONLY]
 JUDGED = [kind for kind in PACKABLE if libgguf.row_size(kind.id, kind.block_size) > 0]
+SLOW_TABLES = ("IQ1", "IQ2")  # ggml works out their grids for seconds, once a process
+
+
+def each(kinds: Iterable[QuantType]) -> list[object]:
+    """Return the types as parameters, those that take seconds to begin marked so."""
+    return [
+        pytest.param(kind, marks=[pytest.mark.slow] if kind.name.startswith(SLOW_TABLES) else [])
+        for kind in kinds
+    ]
 
 
 def weights(rows: int, columns: int, *, seed: int = 0) -> np.ndarray:
@@ -40,7 +52,7 @@ def test_the_judge_covers_every_type_but_the_newest() -> None:
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
-@pytest.mark.parametrize("kind", JUDGED, ids=str)
+@pytest.mark.parametrize("kind", each(JUDGED), ids=str)
 def test_packing_equals_the_judge(kind, weighted: bool) -> None:
     if needs_importance(kind) and not weighted:
         pytest.skip("needs an importance matrix")
@@ -54,12 +66,12 @@ def test_packing_equals_the_judge(kind, weighted: bool) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in JUDGED if kind.is_quantized], ids=str)
 def test_unpacking_equals_the_judge(kind) -> None:
-    packed = floats_to_rows(weights(5, 768), kind, importance(768))
+    packed = np.random.default_rng(4).integers(0, 256, (5, kind.row_bytes(768)), np.uint8)
     theirs = libgguf.dequantize_rows(packed, kind.id)
-    assert np.array_equal(rows_to_floats(packed, kind), theirs)
+    assert np.array_equal(rows_to_floats(packed, kind), theirs, equal_nan=True)
 
 
-@pytest.mark.parametrize("kind", [*PACKABLE, quant_type("F64"), quant_type("I16")], ids=str)
+@pytest.mark.parametrize("kind", each([*PACKABLE, quant_type("F64"), quant_type("I16")]), ids=str)
 def test_threads_change_nothing(kind) -> None:
     chance = np.random.default_rng(3)
     if kind.name in UNPACK_ONLY:
