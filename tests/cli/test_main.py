@@ -38,6 +38,12 @@ def test_every_help_page_reads(prefix: str, capsys: pytest.CaptureFixture[str]) 
     [
         (LlamuneError("no such file", hint="look again"), 2, "error: no such file\n\nhint: look"),
         (AnswerNo("score 0.7 is below 0.8"), 1, "error: score 0.7"),
+        (
+            ModuleNotFoundError("No module named 'torch'", name="torch"),
+            2,
+            "error: torch is not installed\n\nhint: install it with: pip install 'llamune[train]'",
+        ),
+        (ModuleNotFoundError("No module named 'llamune.x'", name="llamune.x"), 3, "a fault in"),
         (ValueError("odd"), 3, "error: a fault in llamune: ValueError: odd"),
         (KeyboardInterrupt(), 130, "stopped"),
     ],

@@ -30,6 +30,12 @@ PANELS = {
     "Share": ["license", "package", "upload"],
 }
 
+EXTRAS = {
+    "train": {"torch", "transformers", "peft", "accelerate", "matplotlib"},
+    "serve": {"xllamacpp", "fastapi", "uvicorn", "sqlalchemy", "starlette"},
+}
+"""which extra brings a library that the core does without"""
+
 OUR_FAULT = 3
 INTERRUPTED = 130
 
@@ -115,6 +121,12 @@ def fail(error: Exception) -> int:
     if isinstance(error, OSError) and error.filename:
         _screen.error(f"{error.filename}: {error.strerror}")
         return LlamuneError.exit_code
+    if isinstance(error, ModuleNotFoundError) and (extra := extra_of(error.name or "")):
+        _screen.error(
+            f"{error.name} is not installed",
+            hint=f"install it with: pip install 'llamune[{extra}]'",
+        )
+        return LlamuneError.exit_code
     if isinstance(error, MemoryError):
         _screen.error("out of memory", hint="`llamune plan` says what fits this machine")
         return LlamuneError.exit_code
@@ -123,3 +135,9 @@ def fail(error: Exception) -> int:
         hint="run it again with `llamune --debug …` and report what it prints",
     )
     return OUR_FAULT
+
+
+def extra_of(module: str) -> str | None:
+    """Return the extra that brings a module, None when none does."""
+    top = module.partition(".")[0]
+    return next((extra for extra, libraries in EXTRAS.items() if top in libraries), None)
