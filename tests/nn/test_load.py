@@ -13,7 +13,7 @@ import torch
 from llamune.arch import describe
 from llamune.errors import UnsupportedError
 from llamune.gguf import Entry, ModelFile, NewTensor, quant_type, write_gguf
-from llamune.nn import PackedEmbedding, PackedLinear, load
+from llamune.nn import PackedEmbedding, PackedLinear, compile_layers, load
 from tests.tiny import FAMILIES, VARIANTS, tiny_folder, tiny_model
 
 IDS = torch.arange(3, 43).view(2, 20)
@@ -188,3 +188,55 @@ def test_the_starter_takes_no_private_copy(starter_path: Path) -> None:
         check=True,
     )
     assert int(done.stdout) < 150e6
+
+
+def trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the gradients of one backward pass by name."""
+    model.train()
+    model(input_ids=IDS, labels=IDS).loss.backward()
+    return {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+
+
+def test_a_pass_without_gradients_does_not_spoil_later_training(folder: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    path = tiny_model(folder, "qwen2", "Q4_K")
+    with torch.inference_mode():
+        packed(path)(IDS)
+    model = get_peft_model(packed(path), LoraConfig(r=2, target_modules="all-linear"))
+    assert any(gradient.abs().sum() > 0 for gradient in trained(model).values())
+
+
+def test_distributed_data_parallel_trains_it(folder: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from torch.nn.parallel import DistributedDataParallel
+
+    path = tiny_model(folder, "llama", "Q8_0")
+    gradients = []
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
+    try:
+        for wrap in (lambda model: model, DistributedDataParallel):
+            torch.manual_seed(0)
+            model = get_peft_model(packed(path), LoraConfig(r=2, target_modules="all-linear"))
+            gradients.append(list(trained(wrap(model)).values()))
+    finally:
+        torch.distributed.destroy_process_group()
+    for alone, parallel in zip(*gradients, strict=True):
+        torch.testing.assert_close(alone, parallel)
+
+
+@pytest.mark.slow
+def test_compiled_decoder_layers_give_the_same_gradients(folder: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    path = tiny_model(folder, "gemma2", "Q4_K")
+    gradients = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = get_peft_model(packed(path), LoraConfig(r=2, target_modules="all-linear"))
+        assert compile_layers(model, compiled=compiled) == compiled
+        gradients.append(trained(model))
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-3, atol=1e-5)
