@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 
+from llamune.adapter import LoraAdapter, LoraPair, write_adapter
 from llamune.cli import _main
+from llamune.gguf import ModelFile
 from tests.gguf.hostile import mutations
 
 ESCAPE = "\x1b"
@@ -93,6 +96,31 @@ def test_quantize_and_diff(
     found = run_json(capsys, "diff", starter_path, out)
     assert {change["type_b"] for change in found["tensors"]} == {"Q8_0"}
     assert "same metadata, same tensors" in run(capsys, "diff", out, out)
+
+
+def test_diff_and_inspect_of_an_adapter(
+    capsys: pytest.CaptureFixture[str], starter_path: Path, tmp_path: Path
+) -> None:
+    chance = np.random.default_rng(0)
+    pair = LoraPair(
+        a=chance.standard_normal((4, 576)).astype(np.float32),
+        b=chance.standard_normal((576, 4)).astype(np.float32),
+        scale=0.5,
+    )
+    path = tmp_path / "adapter.gguf"
+    adapter = LoraAdapter(path=path, pairs={"blk.3.attn_q.weight": pair})
+    with ModelFile.open(starter_path) as base:
+        write_adapter(adapter, base, path, base_digest=None)
+        before = base.floats("blk.3.attn_q.weight")
+    text = run(capsys, "diff", starter_path, path)
+    assert "rank 4, 4,608 weights" in text
+    assert "block 3" in text
+    (found,) = run_json(capsys, "diff", starter_path, path)
+    wanted = np.linalg.norm(pair.change()) / np.linalg.norm(before)
+    assert found["modules"] == [
+        {"name": "attn_q", "relative_change": pytest.approx(wanted, rel=1e-5)}
+    ]
+    assert "LoRA, rank 4" in run(capsys, "inspect", path)
 
 
 def test_neighbors(capsys: pytest.CaptureFixture[str], starter_path: Path) -> None:
