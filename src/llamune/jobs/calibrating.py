@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llamune.data import DataFile, prepare, read_records, split
+from llamune.data import DataFile, prepare, read_records
 from llamune.gguf import QuantType
 from llamune.jobs.merge_measures import unchanged_files
+from llamune.jobs.preparing import held_apart
 from llamune.runs import Run
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def rendered(
     """Return the records of data files as token ids, those held out left aside."""
     records = read_records(files).records
     if validation:
-        records, _ = split(records, validation=validation, seed=seed)
+        records, _ = held_apart(records, validation=validation, seed=seed)
     context = base.family.sizes.context_length
     data = prepare(
         list(records),

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llamune.data import DataFile, Record, prepare, read_records, split
+from llamune.data import DataFile, Record, prepare, read_records
 from llamune.evaluate import kl_divergence, log_softmax
 from llamune.files import sha256_of
+from llamune.jobs.preparing import held_apart
 from llamune.runs import Run
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ def held_out_of_run(run: Run, base: Opened) -> HeldOut | None:
     files = unchanged_files(run)
     if files is None or recipe.validation == 0:
         return None
-    _, held = split(read_records(files).records, validation=recipe.validation, seed=recipe.seed)
+    _, held = held_apart(
+        read_records(files).records, validation=recipe.validation, seed=recipe.seed
+    )
     if not held:
         return None
     return rendered(held, base, source=f"the records that {run.reference} held out")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from llamune.data import Rendered
     from llamune.nn import Compute
 
-__all__ = ["Prepared", "opened", "prepare_training"]
+__all__ = ["Prepared", "held_apart", "opened", "prepare_training"]
 
 ROUGH_TOKENS_A_RECORD = 100  # until the records are rendered
 
@@ -116,9 +116,7 @@ def prepare_training(
     tests = read_files(choices["test"]).records if choices.get("test") else []
     share = float(choices.get("validation", 0.1))
     seed = int(choices.get("seed", 0))
-    kept, held = split(
-        records.records, validation=share, seed=seed, groups=groups_of(records.records)
-    )
+    kept, held = held_apart(records.records, validation=share, seed=seed)
     context = base.family.sizes.context_length
     limit = choices.get("max_length")
     if limit is not None and limit > context:
@@ -155,6 +153,17 @@ def prepare_training(
         problems=tuple(str(problem) for problem in records.problems),
         notes=(*base.model.notes, *records.notes, *pair_notes(records.records, choices)),
     )
+
+
+def held_apart(
+    records: Sequence[Record], *, validation: float, seed: int
+) -> tuple[list[Record], list[Record]]:
+    """Return records to train on and records held out: the same ones for the same seed.
+
+    Near-duplicates stay together, so that nothing held out was as good as trained on.
+    """
+    kept, held = split(records, validation=validation, seed=seed, groups=groups_of(records))
+    return list(kept), list(held)
 
 
 def pair_notes(records: Sequence[Record], choices: Mapping[str, Any]) -> list[str]:
