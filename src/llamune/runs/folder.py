@@ -115,7 +115,7 @@ class Run:
 
     def update(self, **changes: Any) -> RunRecord:
         """Write the record anew with some fields changed, whole or not at all."""
-        record = self.record.model_copy(update=changes)
+        record = RunRecord.model_validate({**dict(self.record), **changes})
         write_record(self, record)
         return record
 
