@@ -17,7 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 OUT = HERE.parent / "demo-output"
 MERGED = OUT / "tickets.gguf"
-STEPS = int(os.environ.get("LLAMUNE_DEMO_STEPS", "72"))
+STEPS = int(os.environ.get("LLAMUNE_DEMO_STEPS", "56"))
 QUESTIONS = ("I was charged twice, please fix it today.", "荷物がまだ届きません。")
 PROGRAM = "from llamune.cli import main; main()"
 ANSWER_IS_NO = 1
@@ -38,7 +38,7 @@ def llamune(*arguments: str | Path, may_say_no: bool = False) -> None:
 def steps() -> None:
     """Run every command of the way."""
     data, test = HERE / "tickets.json", HERE / "tickets.test.json"
-    few = STEPS < 50  # the proof then says, rightly, that it cannot tell
+    few = STEPS < 40  # the proof then says, rightly, that it cannot tell
     llamune("pull", "starter")
     llamune("inspect", "starter")
     llamune("plan", "starter", "--data", data)
@@ -47,7 +47,7 @@ def steps() -> None:
         llamune("run", "starter", question, "--max-tokens", "24", "--temperature", "0")
     llamune(
         "tune", "starter", "--data", data, "--test", test, "--name", "tickets", "--replace",
-        "--steps", str(STEPS), "--lr", "1e-3", "--rank", "16", "--evaluations", "3",
+        "--steps", str(STEPS), "--lr", "1e-3", "--rank", "16", "--evaluations", "2",
         "--sample", QUESTIONS[0], may_say_no=few,
     )  # fmt: skip
     llamune("prove", "tickets", "--positions", "64", may_say_no=few)
