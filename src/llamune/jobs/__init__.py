@@ -12,6 +12,7 @@ from llamune.jobs.quantizing import make_importance, rounding_for_plan
 from llamune.jobs.recipes import recipe_for
 from llamune.jobs.report import report_again, report_of
 from llamune.jobs.tuning import check_verdict, resume, stopped_hint, summary, tune
+from llamune.jobs.uploading import upload
 
 __all__ = [
     "Candidate",
@@ -50,4 +51,5 @@ __all__ = [
     "supervise",
     "table_row",
     "tune",
+    "upload",
 ]
