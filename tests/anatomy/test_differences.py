@@ -140,7 +140,7 @@ def test_an_adapters_effect_is_that_of_the_dense_change(tmp_path: Path) -> None:
         assert effects[name].relative == pytest.approx(wanted, rel=1e-5)
     assert effects["blk.10.attn_q.weight"].relative == pytest.approx(1)
     assert [e.name for e in by_block(effects.values())] == [
-        "token_embd.weight", "block 0", "block 10", "block 2",
+        "token_embd.weight", "block 0", "block 2", "block 10",
     ]  # fmt: skip
     modules = {effect.name: effect for effect in by_module(effects.values())}
     together = [effects[f"blk.{block}.attn_q.weight"] for block in (0, 2, 10)]

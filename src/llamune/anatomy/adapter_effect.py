@@ -95,8 +95,13 @@ def sum_of_squares(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) ->
 
 
 def by_block(effects: Iterable[Effect]) -> list[Effect]:
-    """Return the effects of each block's weights together."""
-    return together(effects, 1, "block {}")
+    """Return the effects of each block's weights together, those outside blocks first."""
+
+    def place(effect: Effect) -> int:
+        kind, _, number = effect.name.partition(" ")
+        return int(number) if kind == "block" else -1
+
+    return sorted(together(effects, 1, "block {}"), key=place)
 
 
 def by_module(effects: Iterable[Effect]) -> list[Effect]:
