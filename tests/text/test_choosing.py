@@ -107,6 +107,8 @@ def test_text_in_parts_is_joined_and_pictures_are_refused(file: ModelFile) -> No
         assert "user\none\ntwo<|im_end|>" in found.render([{"role": "user", "content": parts}])
         with pytest.raises(UnsupportedError, match="image_url"):
             found.render([{"role": "user", "content": [{"type": "image_url"}]}])
+        with pytest.raises(UnsupportedError, match="'str'"):
+            found.render([{"role": "user", "content": ["x"]}])
 
 
 def test_system_and_messages_layers_go_first(file: ModelFile) -> None:

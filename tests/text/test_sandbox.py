@@ -136,9 +136,10 @@ def test_what_templates_need_is_there() -> None:
 
 
 def test_messages_are_left_as_they_were() -> None:
-    messages = [{"role": "user", "content": ["x"]}]
-    JinjaTemplate("{% set _ = messages[0].content.append('y') %}", where="t").render(messages)
-    assert messages == [{"role": "user", "content": ["x"]}]
+    messages = [{"role": "user", "content": "x", "marks": ["x"]}]
+    template = "{% set _ = messages[0].marks.append('y') %}{{ messages[0].marks }}"
+    assert JinjaTemplate(template, where="t").render(messages) == "['x', 'y']"
+    assert messages == [{"role": "user", "content": "x", "marks": ["x"]}]
 
 
 def test_the_starters_template_renders_as_in_llama_cpp(starter_path: Path) -> None:

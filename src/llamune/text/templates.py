@@ -110,7 +110,10 @@ def plain(message: Message) -> dict[str, Any]:
     content = message.get("content")
     if not isinstance(content, list | tuple):
         return dict(message)
-    kinds = {str(part.get("type")) for part in content} - {"text"}
+    kinds = {
+        str(part.get("type")) if isinstance(part, Mapping) else type(part).__name__
+        for part in content
+    } - {"text"}
     if kinds:
         raise UnsupportedError(f"a message holds a part of type {min(kinds)!r}, not text")
     return {**message, "content": "\n".join(str(part.get("text", "")) for part in content)}
