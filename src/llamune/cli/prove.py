@@ -20,7 +20,7 @@ def command(
         Path | None,
         typer.Option(help="adapter to prove: PEFT folder or GGUF file; default the model's own"),
     ] = None,
-    positions: Annotated[int, typer.Option(min=1, help="tokens to compare")] = 384,
+    positions: Annotated[int, typer.Option(min=32, help="tokens to compare")] = 256,
     threads: Annotated[int | None, typer.Option(help="CPU threads of llama.cpp")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:

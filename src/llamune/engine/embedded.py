@@ -31,7 +31,7 @@ class EmbeddedEngine(Engine):
         adapters: adapters to load beside it.
         n_ctx: tokens of context a request may use.
         n_parallel: requests that are worked on at the same time.
-        n_threads: CPU threads; default one a physical core.
+        n_threads: CPU threads; default the idle cores.
         n_gpu_layers: layers to put on a GPU; -1 = as many as there are.
         embeddings: open the model for `embed` instead of for answers.
 

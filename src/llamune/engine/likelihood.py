@@ -31,7 +31,7 @@ def token_log_probabilities(
         ids: token ids.
         n_alternatives: how many of the likeliest tokens to report beside each.
         adapters: which of the loaded adapters act, and how strongly; default all.
-        n_threads: CPU threads; default one a physical core.
+        n_threads: CPU threads; default the idle cores.
 
     Returns:
         one entry a token, in nats; the first is NaN, for nothing stands before it.

@@ -146,7 +146,7 @@ class NativeModel:
             n_batch: tokens in one pass; results differ in their last bits with it.
             kv_type: number type of the key/value cache.
             flash: flash attention on or off; None leaves the choice to llama.cpp.
-            n_threads: CPU threads; default one a physical core.
+            n_threads: CPU threads; default the idle cores.
             adapters: which of the loaded adapters act, and how strongly; default all.
 
         Yields:
@@ -341,7 +341,7 @@ def prompt_logits(
         n_batch: tokens in one pass.
         kv_type: number type of the key/value cache.
         flash: flash attention on or off; None leaves the choice to llama.cpp.
-        n_threads: CPU threads; default one a physical core.
+        n_threads: CPU threads; default the idle cores.
         n_gpu_layers: layers to put on a GPU; -1 = as many as there are, 0 = none.
 
     Yields:

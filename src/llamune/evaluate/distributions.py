@@ -69,7 +69,7 @@ class Agreement:
         n_same_top: positions where both find the same token likeliest.
         mean_kl: mean KL(reference ‖ other) a position, nats.
         max_kl: the largest, nats.
-        kl_error: standard error of `mean_kl`, nats.
+        kl_error: standard error of `mean_kl`, nats; 0 for a single position.
     """
 
     n_positions: int
@@ -111,7 +111,7 @@ class Tally:
         if not self._divergences:
             raise ValueError("no distributions to compare")
         every = np.concatenate(self._divergences)
-        error = every.std(ddof=1) / math.sqrt(len(every)) if len(every) > 1 else math.inf
+        error = every.std(ddof=1) / math.sqrt(len(every)) if len(every) > 1 else 0.0
         return Agreement(
             n_positions=len(every),
             n_same_top=self._n_same,

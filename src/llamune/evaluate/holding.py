@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamune.evaluate.cut import CutSizes, cut_adapter, cut_model, cut_peft
-from llamune.evaluate.distributions import Agreement, Tally
+from llamune.evaluate.distributions import Agreement, Tally, agreement
 from llamune.evaluate.reference import Reference, ReferenceOf
 
 if TYPE_CHECKING:
@@ -44,11 +44,13 @@ def compare_exact(
     adapter: Path | None,
     n_threads: int | None,
     reference: ReferenceOf,
-) -> dict[str, Agreement]:
+    enough: float,
+) -> dict[str, Agreement | None]:
     """Hold torch against llama.cpp on a few blocks in F32, the adapter's part of them included.
 
     Returns:
-        `exact`, and `exact_floor`: llama.cpp against itself at another batch size.
+        `exact`, and `exact_floor`: llama.cpp against itself at another batch size, measured only
+        where `exact` is not below `enough`.
 
     Args:
         file: the whole model.
@@ -58,6 +60,7 @@ def compare_exact(
         adapter: the adapter for llama.cpp.
         n_threads: CPU threads of llama.cpp.
         reference: makes the torch side.
+        enough: a mean KL below which no floor is needed, nats a token.
     """
     from llamune.engine import AdapterFile, prompt_logits
     from llamune.gguf import ModelFile
@@ -89,13 +92,13 @@ def compare_exact(
 
         with ModelFile.open(cut) as small:
             ours = reference(small, cut_folder, rounded_gelu=True)
-            exact, floor = Tally(), Tally()
-            for one, theirs, other in zip(
-                ids, run(n_batch=MAX_LENGTH), run(n_batch=OTHER_BATCH), strict=True
-            ):
-                exact.add(ours(one), theirs)
-                floor.add(theirs, other)
-    return {"exact": exact.result(), "exact_floor": floor.result()}
+            pairs = zip(ids, run(n_batch=MAX_LENGTH), strict=True)
+            exact = agreement((ours(one), theirs) for one, theirs in pairs)
+        floor = None
+        if not exact.mean_kl < enough:
+            pairs_of_llama = zip(run(n_batch=MAX_LENGTH), run(n_batch=OTHER_BATCH), strict=True)
+            floor = agreement(pairs_of_llama)
+    return {"exact": exact, "exact_floor": floor}
 
 
 def n_vocab_of(file: ModelFile) -> int:
@@ -104,7 +107,7 @@ def n_vocab_of(file: ModelFile) -> int:
 
 
 def exact_sequences(sequences: Sequence[Ids], n_vocab: int) -> list[Ids]:
-    """Return one sequence of random tokens and two of the prompts, within a vocabulary."""
+    """Return a sequence of random tokens and two of the prompts, within a vocabulary."""
     import numpy as np
 
     random = np.random.default_rng(0).integers(0, n_vocab, MAX_LENGTH).tolist()

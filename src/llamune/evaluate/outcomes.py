@@ -43,7 +43,7 @@ class Asking:
             endpoint.
         max_tokens: tokens of an answer, at most.
         n_parallel: questions asked at the same time.
-        n_threads: CPU threads; default one a physical core.
+        n_threads: CPU threads; default the idle cores.
         fresh: whether answers that are kept from before are asked again.
         advance: called with 1 for each item done.
     """

@@ -100,7 +100,7 @@ def text_quality(
         reference: the reference file, or its shards.
         other: the file to be judged.
         sequences: token ids, as `windows` returns them.
-        n_threads: CPU threads; default one a physical core.
+        n_threads: CPU threads; default the idle cores.
         advance: called with the number of tokens just compared.
     """
     from llamune.engine import prompt_logits

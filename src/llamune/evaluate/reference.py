@@ -61,7 +61,10 @@ def torch_model(file: ModelFile, adapter: Path | None) -> Any:
     if adapter is not None:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+        from llamune.train import quiet
+
+        with quiet():
+            model = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
     return model.eval()
 
 

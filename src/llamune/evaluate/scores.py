@@ -140,7 +140,7 @@ def score_records(
         records: questions with their answers.
         task: what to call them.
         adapter: the tuning, a GGUF adapter.
-        n_threads: CPU threads; default one a physical core.
+        n_threads: CPU threads; default the idle cores.
         n_parallel: questions asked at the same time.
         max_tokens: tokens of an answer, at most.
 
