@@ -47,6 +47,9 @@ def command(
     machine: Annotated[
         bool, typer.Option("--machine", help="every known model on this machine, as a table")
     ] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="time matrix products here first, and keep it")
+    ] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="show every formula with its numbers")
     ] = False,
@@ -66,6 +69,9 @@ def command(
         _plan_views.show_audit(as_json=as_json)
         return
     check(method, purpose, cache_type)
+    if calibrate:
+        for ref in refs or ():
+            measure(ref)
     where = machine_of(memory, device, gpu)
     wishes = Wishes(
         method=method,
@@ -128,6 +134,17 @@ def machine_of(memory: str | None, device: str | None, gpu: str | None) -> Machi
     if device is not None:
         return device_machine(device)
     return machine_of_memory(bytes_of(memory)) if memory else detect()
+
+
+def measure(ref: str) -> None:
+    """Time this machine on a model's shapes and keep the result, as the first `tune` does."""
+    from llamune.jobs import measure_speed
+
+    compute = measure_speed(ref)
+    threads = f", {compute.n_threads} threads" if compute.n_threads else ""
+    _screen.note(
+        f"{compute.device}: {compute.gflops:,.0f} GFLOP/s in {compute.dtype}{threads}, kept"
+    )
 
 
 def one(ref: str, wishes: Wishes, machine: Machine, *, explain: bool, as_json: bool) -> None:

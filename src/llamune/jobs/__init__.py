@@ -6,7 +6,14 @@ from llamune.jobs.formats import bytes_text, range_text, seconds_text
 from llamune.jobs.guard import awake, supervise
 from llamune.jobs.merging import Candidate, HeldOutLosses, MergeReport, merge
 from llamune.jobs.packaging import PackageWishes, package
-from llamune.jobs.planning import ModelPlan, Wishes, plan_model, resident_together, table_row
+from llamune.jobs.planning import (
+    ModelPlan,
+    Wishes,
+    measure_speed,
+    plan_model,
+    resident_together,
+    table_row,
+)
 from llamune.jobs.preparing import Opened, Prepared, opened, prepare_training
 from llamune.jobs.quantizing import make_importance, rounding_for_plan
 from llamune.jobs.recipes import recipe_for
@@ -33,6 +40,7 @@ __all__ = [
     "export_adapter",
     "import_adapter",
     "make_importance",
+    "measure_speed",
     "merge",
     "opened",
     "package",

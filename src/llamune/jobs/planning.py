@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamune.arch import describe
 from llamune.gguf import ModelFile
@@ -40,7 +40,10 @@ from llamune.runs import check_choices
 from llamune.runs import machine as this_machine
 from llamune.store import UnknownModelError, resolve
 
-__all__ = ["ModelPlan", "Wishes", "plan_model", "resident_together", "table_row"]
+if TYPE_CHECKING:
+    from llamune.nn import Compute
+
+__all__ = ["ModelPlan", "Wishes", "measure_speed", "plan_model", "resident_together", "table_row"]
 
 LENGTH = 512  # tokens of a record, where no data are given
 MEAN_LENGTH = 256
@@ -299,6 +302,18 @@ def plan_without_data(shape: Shape, wishes: Wishes, machine: Machine) -> Plan:
         if tried.verdict == "fits":
             return tried
     return plan
+
+
+def measure_speed(ref: str) -> Compute:
+    """Time matrix products of a model's shapes anew on this machine, and keep the result.
+
+    Raises:
+        StoreError: nothing has that name.
+    """
+    from llamune.nn import choose_compute
+
+    with ModelFile.open(resolve(ref).paths, mapped=False) as file:
+        return choose_compute(describe(file), again=True)
 
 
 def resident_together(

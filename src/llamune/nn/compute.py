@@ -48,7 +48,11 @@ def best_device() -> str:
 
 
 def choose_compute(
-    family: Family, device: str | torch.device | None = None, *, n_threads: int | None = None
+    family: Family,
+    device: str | torch.device | None = None,
+    *,
+    n_threads: int | None = None,
+    again: bool = False,
 ) -> Compute:
     """Return the fastest way to compute on the device, timed once and kept for this machine.
 
@@ -56,10 +60,11 @@ def choose_compute(
         family: gives the shapes, and whether f16 would overflow.
         device: default the best present.
         n_threads: use this many instead of trying.
+        again: time it anew, though it is known: the machine may have been busy.
     """
     place = torch.device(device or best_device())
     key = trial_key(family, place, n_threads)
-    if (known := machine.recall(TOPIC, key)) is not None:
+    if not again and (known := machine.recall(TOPIC, key)) is not None:
         return Compute(**known)
     chosen = trial(family, place, n_threads)
     machine.remember(TOPIC, key, asdict(chosen))
