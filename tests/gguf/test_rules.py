@@ -203,7 +203,7 @@ def test_walking_over_texts_is_quick_whatever_they_hold(tmp_path: Path, strings:
         assert file.metadata["after"] == 7
         seconds = time.process_time() - start
         assert b"".join(text(one) for one in file.metadata.byte_strings("k")) == strings
-    assert seconds < 3
+    assert seconds < 10  # a walk that grows with the square would take minutes
 
 
 def test_folders_pipes_and_missing_files_are_refused(tmp_path: Path) -> None:
