@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
-import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,7 @@ import pytest
 
 from llamune.gguf import Entry, ModelFile, NewTensor, quant_type, write_gguf
 from llamune.store import publish_adapter, publish_model
-
-MAIN = "import sys; from llamune.cli import main; main()"
+from tests.serve.real import MAIN, Running, running_server
 
 
 def random_adapter(base: Path, out: Path, seed: int) -> Path:
@@ -49,15 +46,6 @@ def random_adapter(base: Path, out: Path, seed: int) -> Path:
     return out
 
 
-@dataclass(frozen=True)
-class Running:
-    """A server and where it answers."""
-
-    url: str
-    pid: int
-    environment: dict[str, str]
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, starter_path: Path) -> Iterator[Running]:
     """Run `llamune serve` over a library with the starter and two adapters."""
@@ -68,20 +56,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, starter_path: Path) -> Iter
         for seed, name in enumerate(("first", "second")):
             adapter = random_adapter(starter_path, folder / f"{name}.gguf", seed)
             publish_adapter(name, base, adapter)
-        environment = dict(os.environ)
-    command = [sys.executable, "-c", MAIN, "serve", "--port", "0", "--threads", "1"]
-    process = subprocess.Popen(
-        [*command, "--context", "512"], env=environment, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stderr is not None
-        line = process.stderr.readline()
-        found = re.search(r"http://\S+", line)
-        assert found, line
-        yield Running(found.group(), process.pid, environment)
-    finally:
-        process.terminate()
-        process.communicate(timeout=30)
+        with running_server("--context", "512") as running:
+            yield running
 
 
 @pytest.fixture
@@ -165,8 +141,6 @@ def test_echo_gives_true_log_probabilities_of_the_prompt(openai_client: openai.O
 
 
 def test_json_schema_and_stop(openai_client: openai.OpenAI) -> None:
-    import json
-
     schema = {
         "type": "object",
         "properties": {"colour": {"enum": ["red", "green"]}},
@@ -293,3 +267,86 @@ def sockets_of(pid: int) -> list[Any]:
     import psutil
 
     return list(psutil.Process(pid).net_connections(kind="tcp"))
+
+
+TOOL: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Tell the weather of a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "maxLength": 20}},
+            "required": ["city"],
+        },
+    },
+}
+WEATHER: list[Any] = [{"role": "user", "content": "How is the weather in Paris?"}]
+
+
+def test_tools_through_both_apis(
+    openai_client: openai.OpenAI, ollama_client: ollama.Client
+) -> None:
+    answer = openai_client.chat.completions.create(
+        model="starter",
+        messages=WEATHER,
+        tools=[TOOL],
+        tool_choice="required",
+        max_tokens=96,
+        temperature=0,
+    )
+    calls = answer.choices[0].message.tool_calls
+    assert calls
+    called = calls[0].model_dump()["function"]
+    assert called["name"] == "get_weather"
+    assert "city" in json.loads(called["arguments"])
+    assert answer.choices[0].finish_reason == "tool_calls"
+    history = [
+        *WEATHER,
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {"function": {"name": "get_weather", "arguments": {"city": "Paris"}}},
+            ],
+        },
+        {"role": "tool", "tool_name": "get_weather", "content": "sunny"},
+    ]
+    options = {"temperature": 0, "num_predict": 32}
+    told = ollama_client.chat("starter", history, tools=[TOOL], options=options)
+    assert told.done
+    assert told.message.content or told.message.tool_calls
+
+
+def test_a_models_own_go_template_and_stops_are_honoured_in_both_apis(
+    openai_client: openai.OpenAI, ollama_client: ollama.Client
+) -> None:
+    ollama_client.create(
+        "asked",
+        from_="starter",
+        template="Q: {{ .Prompt }}\nA:",
+        parameters={"stop": ["\n"], "temperature": 0},
+    )
+    try:
+        by_hand = openai_client.completions.create(
+            model="starter",
+            prompt="Q: Name a colour.\nA:",
+            max_tokens=12,
+            temperature=0,
+            stop=["\n"],
+        )
+        text = by_hand.choices[0].text
+        assert by_hand.usage is not None
+        whole = openai_client.chat.completions.create(
+            model="asked", messages=QUESTION, max_tokens=12
+        )
+        assert whole.choices[0].message.content == text
+        assert whole.usage is not None
+        assert whole.usage.prompt_tokens == by_hand.usage.prompt_tokens
+        told = ollama_client.chat("asked", QUESTION, options={"num_predict": 12})
+        assert told.message.content == text
+        made = ollama_client.generate("asked", "Name a colour.", options={"num_predict": 12})
+        assert made.response == text
+        assert "\n" not in text
+    finally:
+        ollama_client.delete("asked")
