@@ -213,6 +213,19 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [path]
 
 
+def test_the_source_is_never_replaced(tmp_path: Path) -> None:
+    path = llama(tmp_path / "in.gguf", n_layer=1)
+    link = tmp_path / "link.gguf"
+    link.symlink_to(path)
+    before = path.read_bytes()
+    with ModelFile.open(path) as file:
+        plan = plan_quantize(file, file_type("q8_0"))
+        for out in (path, link):
+            with pytest.raises(LlamuneError, match="is the model itself"):
+                quantize(plan, out, replace=True)
+    assert path.read_bytes() == before
+
+
 def test_a_stop_leaves_nothing(source: ModelFile, tmp_path: Path) -> None:
     def stop(_: int) -> None:
         raise KeyboardInterrupt

@@ -276,6 +276,10 @@ def check_plan(plan: QuantizePlan, out: Path, *, requantize: bool) -> None:
             was not asked for, a type cannot be unpacked, or the disk is too full.
     """
     tensors = plan.source.tensors
+    if out.exists() and any(out.samefile(path) for path in plan.source.paths):
+        raise LlamuneError(
+            f"{out}: is the model itself, which is never changed", hint="choose another name"
+        )
     if missing := plan.needs_importance:
         raise LlamuneError(
             f"{plan.types[missing[0]]} needs an importance matrix for {missing[0]!r} and "
