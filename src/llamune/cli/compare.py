@@ -29,6 +29,9 @@ def command(
     blind: Annotated[
         bool, typer.Option("--blind", help="vote in this terminal without seeing the names")
     ] = False,
+    vote: Annotated[
+        bool, typer.Option("--vote", help="vote on a local page without seeing the names")
+    ] = False,
     judge: Annotated[str | None, typer.Option(help="model that votes, in both orders")] = None,
     votes: Annotated[
         Path | None, typer.Option(help="file that keeps the votes; default in the home folder")
@@ -64,6 +67,8 @@ def command(
         let_judge(judge, pairs, path, threads)
     if blind:
         vote_blind(pairs, path)
+    if vote:
+        vote_on_page(pairs, path, lang)
     among = [vote for vote in read_votes(path) if {vote.left, vote.right} <= set(models)]
     ratings = ratings_of(among)
     if html is not None:
@@ -75,7 +80,7 @@ def command(
         _screen.note(f"wrote {html}")
     if as_json:
         _screen.data_json(as_data(contestants, asked, ratings, among))
-    elif not blind:
+    elif not (blind or vote):
         show_answers(contestants, asked)
     if not as_json:
         show_figures(contestants, ratings)
@@ -141,6 +146,32 @@ def vote_blind(pairs: Sequence[Pairing], path: Path) -> None:
         if choice is None:
             return
         add_vote(path, pair.vote(choice))  # type: ignore[arg-type]  # one of KEYS
+
+
+def vote_on_page(pairs: Sequence[Pairing], path: Path, language: str | None) -> None:
+    """Serve a page that shows pairs without names, until each has its vote; Ctrl-C ends it."""
+    from llamune.evaluate import add_vote, vote_page
+    from llamune.serve.voting import VotePage
+
+    if not pairs:
+        _screen.note("all answers are the same: nothing to vote on")
+        return
+    shown = [
+        {"prompt": question_of(pair), "left": pair.left_text, "right": pair.right_text}
+        for pair in pairs
+    ]
+    page = VotePage(
+        vote_page(language),
+        shown,
+        lambda place, choice: add_vote(path, pairs[place].vote(choice)),  # type: ignore[arg-type]  # the page takes only these
+    )
+    _screen.note(f"vote at {page.address} (Ctrl-C ends the vote)")
+    try:
+        page.finished.wait()
+    except KeyboardInterrupt:
+        _screen.note("the vote has ended early")
+    finally:
+        page.close()
 
 
 def question_of(pair: Pairing) -> str:

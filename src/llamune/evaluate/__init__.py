@@ -1,7 +1,7 @@
 """Is it the same, and is it better? The proof, losses and KL, scores with error bars."""
 
 from llamune.evaluate.answers import identity_of
-from llamune.evaluate.comparepage import compare_report, figures_of
+from llamune.evaluate.comparepage import compare_report, figures_of, vote_page
 from llamune.evaluate.distributions import (
     Agreement,
     Tally,
@@ -91,5 +91,6 @@ __all__ = [
     "scores_path",
     "text_quality",
     "token_losses",
+    "vote_page",
     "windows",
 ]

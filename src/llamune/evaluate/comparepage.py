@@ -11,10 +11,53 @@ from llamune.evaluate.ratings import Rating
 from llamune.evaluate.sidebyside import Contestant
 from llamune.words import Catalogue, catalogue
 
-__all__ = ["compare_report", "figures_of"]
+__all__ = ["compare_report", "figures_of", "vote_page"]
 
 GIB = 1 << 30
 DASH = "–"
+
+
+VOTE_SCRIPT = """
+let place = 0;
+const show = async () => {
+  const pair = await (await fetch("pair")).json();
+  place = pair.place;
+  const done = pair.left === undefined;
+  document.querySelector("#vote").hidden = done;
+  document.querySelector("#done").hidden = !done;
+  if (done) return;
+  for (const key of ["prompt", "left", "right"])
+    document.querySelector("#" + key).textContent = pair[key];
+  document.querySelector("#count").textContent = `${pair.place + 1} / ${pair.n}`;
+};
+const cast = async (choice) => {
+  await fetch("vote", {method: "POST", body: JSON.stringify({place, choice})});
+  await show();
+};
+for (const button of document.querySelectorAll("button"))
+  button.addEventListener("click", () => cast(button.value));
+document.addEventListener("keydown", (event) => {
+  const choice = {"1": "left", "2": "right", "0": "tie"}[event.key];
+  if (choice) cast(choice);
+});
+show();
+"""
+
+
+def vote_page(language: str | None = None) -> str:
+    """Return the page of a blind vote; it asks `pair` and posts to `vote` beside it."""
+    words = catalogue("evaluate", language)
+    buttons = "".join(
+        f'<button value="{value}">{escape(words(key))}</button> '
+        for value, key in (("left", "left"), ("tie", "tie"), ("right", "right_side"))
+    )
+    body = (
+        '<div id="vote" hidden><p id="count"></p><p class="text" id="prompt"></p>'
+        '<table><tr><td class="text" id="left"></td><td class="text" id="right"></td></tr></table>'
+        f'<div class="controls">{buttons}</div></div>'
+        f'<p id="done" hidden>{escape(words("vote_done"))}</p>'
+    )
+    return page(title=words("vote_title"), language=words.language, body=body, script=VOTE_SCRIPT)
 
 
 def figures_of(contestant: Contestant, rating: Rating | None) -> list[str]:

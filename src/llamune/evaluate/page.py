@@ -33,7 +33,10 @@ def page(*, title: str, language: str, body: str, script: str = "") -> str:
         body: HTML, its texts escaped already.
         script: JavaScript of the page.
     """
-    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+        "connect-src 'self'"
+    )
     return (
         "<!doctype html>\n"
         f'<html lang="{language}"><head><meta charset="utf-8">'
