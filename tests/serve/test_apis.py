@@ -231,6 +231,15 @@ def test_models_are_listed_shown_copied_made_and_removed(counts: Database, tmp_p
     asyncio.run(use())
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+@pytest.mark.usefixtures("models", "engines")
+def test_tools_that_the_prompt_would_not_mention_are_refused(counts: Database, path: str) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    answer = ask(counts, "POST", path, json={**CHAT, "tools": [tool]})
+    assert answer.status_code == 400
+    assert "does not support tools" in answer.text
+
+
 @pytest.mark.usefixtures("models", "engines")
 def test_an_adapter_of_another_base_is_refused(counts: Database, tmp_path: Path) -> None:
     base = library().blob_path(str(model_of_name(library(), ModelName.parse("base")).digest))

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from llamune import __version__
 from llamune.engine import Piece
-from llamune.serve.describe import details, shown
+from llamune.serve.describe import details, refuse_tools_unless_known, shown
 from llamune.serve.errors import error_body
 from llamune.serve.ollama_models import (
     Asking,
@@ -136,6 +136,8 @@ async def chat(request: Request, body: ChatRequest) -> Response:
         return await load_only(request, body)
 
     def start(job: Job) -> Iterator[Piece]:
+        if body.tools:
+            refuse_tools_unless_known(job.lease.model)
         return job.lease.engine.chat(
             [ollama_to_openai(message) for message in body.messages],
             body.generate_options(),

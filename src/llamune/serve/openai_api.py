@@ -16,6 +16,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from llamune.engine import Answer, TokenLogProbability, collect
+from llamune.serve.describe import refuse_tools_unless_known
 from llamune.serve.echo import echoed
 from llamune.serve.errors import error_body
 from llamune.serve.openai_models import ChatRequest, CompletionRequest, EmbeddingsRequest
@@ -64,6 +65,8 @@ async def chat(request: Request, body: ChatRequest) -> Response:
     job = await service_of(request).open(request, body.model)
     engine = job.lease.engine
     try:
+        if body.tools:
+            await in_thread(lambda: refuse_tools_unless_known(job.lease.model))
         await job.start(
             lambda: engine.chat(
                 body.messages, options, tools=body.tools or (), tool_choice=body.tool_choice
