@@ -284,23 +284,58 @@ TOOL: Any = {
 WEATHER: list[Any] = [{"role": "user", "content": "How is the weather in Paris?"}]
 
 
-def test_tools_through_both_apis(
-    openai_client: openai.OpenAI, ollama_client: ollama.Client
+TEMPLATE = """{%- if tools %}<|im_start|>system
+Call functions by <tool_call>
+{"name": "…", "arguments": {…}}
+</tool_call>. There are: <tools>
+{%- for tool in tools %}
+{{ tool | tojson }}
+{%- endfor %}
+</tools><|im_end|>
+{% endif %}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{% if message.content %}{{ message.content }}{% endif %}
+{%- for call in message.tool_calls or [] %}<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>
+{%- endfor %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def with_template(base: Path, out: Path) -> Path:
+    """Write a model file that differs in its chat template only."""
+    with ModelFile.open(base) as file:
+        metadata = {key: file.metadata.entry(key) for key in file.metadata}
+        metadata["tokenizer.chat_template"] = Entry.of(TEMPLATE)
+        tensors = [
+            NewTensor(one.name, one.shape, one.type, lambda one=one: [file.packed(one.name)])
+            for one in file.tensors.values()
+        ]
+        write_gguf(out, metadata=metadata, tensors=tensors)
+    return out
+
+
+def test_tools_reach_the_prompt_through_both_apis(
+    openai_client: openai.OpenAI,
+    ollama_client: ollama.Client,
+    starter_path: Path,
+    tmp_path: Path,
 ) -> None:
-    answer = openai_client.chat.completions.create(
-        model="starter",
-        messages=WEATHER,
-        tools=[TOOL],
-        tool_choice="required",
-        max_tokens=96,
-        temperature=0,
-    )
-    calls = answer.choices[0].message.tool_calls
-    assert calls
-    called = calls[0].model_dump()["function"]
-    assert called["name"] == "get_weather"
-    assert "city" in json.loads(called["arguments"])
-    assert answer.choices[0].finish_reason == "tool_calls"
+    digest = ollama_client.create_blob(with_template(starter_path, tmp_path / "caller.gguf"))
+    ollama_client.create("caller", files={"caller.gguf": digest})
+    assert "tools" in (ollama_client.show("caller").capabilities or [])
+
+    def n_prompt_tokens(**tools: Any) -> int:
+        answer = openai_client.chat.completions.create(
+            model="caller", messages=WEATHER, max_tokens=2, **tools
+        )
+        assert answer.usage is not None
+        return answer.usage.prompt_tokens
+
+    plain, with_tools = n_prompt_tokens(), n_prompt_tokens(tools=[TOOL])
+    assert with_tools > plain + 30
     history = [
         *WEATHER,
         {
@@ -312,10 +347,11 @@ def test_tools_through_both_apis(
         },
         {"role": "tool", "tool_name": "get_weather", "content": "sunny"},
     ]
-    options = {"temperature": 0, "num_predict": 32}
-    told = ollama_client.chat("starter", history, tools=[TOOL], options=options)
+    options = {"temperature": 0, "num_predict": 2}
+    told = ollama_client.chat("caller", history, tools=[TOOL], options=options)
     assert told.done
-    assert told.message.content or told.message.tool_calls
+    assert (told.prompt_eval_count or 0) > with_tools  # the call and its result are there too
+    ollama_client.delete("caller")
 
 
 def test_a_models_own_go_template_and_stops_are_honoured_in_both_apis(
