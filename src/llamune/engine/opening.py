@@ -50,12 +50,24 @@ def open_engine(
         replace(persona, scales={adapter.name: adapter.scale for adapter in loaded}),
         model.paths,
         adapters=loaded,
-        n_ctx=n_ctx or int(model.parameters.get("num_ctx", N_CTX)),
+        n_ctx=n_ctx or context_of(model),
         n_parallel=n_parallel,
         n_threads=n_threads,
         n_gpu_layers=n_gpu_layers,
         embeddings=embeddings,
     )
+
+
+def context_of(model: Model) -> int:
+    """Return the tokens of context that a model's `num_ctx` asks for, else the default.
+
+    Raises:
+        LlamuneError: it is not a positive whole number.
+    """
+    asked = model.parameters.get("num_ctx", N_CTX)
+    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
+        raise LlamuneError(f"{model}: its parameter num_ctx is {asked!r}, not a positive number")
+    return asked
 
 
 def adapters_named(text: str, *, base: Model) -> list[LoadedAdapter]:
