@@ -97,6 +97,7 @@ def tune(
     with opened(chosen["base"]) as base:
         refuse_tuned(base)
         chosen = with_adapter_settings(base, chosen)
+        refuse_unpublishable(chosen)
         prepared = prepare_for(base, chosen, passes, hours=hours)
         refuse_misfit(prepared)
         on_event(Settled(lines=tuple(describe(prepared))))
@@ -296,6 +297,19 @@ def refuse_tuned(base: Opened) -> None:
         raise UnsupportedError(
             f"{base.model} is a base with an adapter; the adapter would be left out",
             hint=f"tune {origin} with --from-adapter {base.model.ref}, or merge it first",
+        )
+
+
+def refuse_unpublishable(chosen: Mapping[str, Any]) -> None:
+    """Refuse a method whose result this job could not put back.
+
+    Raises:
+        UnsupportedError: DoRA, which no GGUF adapter can express.
+    """
+    if chosen.get("method") == "dora":
+        raise UnsupportedError(
+            "method dora: no GGUF adapter can express it, and tune publishes adapters",
+            hint="--method lora; a DoRA adapter made elsewhere can be merged: llamune merge",
         )
 
 
