@@ -58,7 +58,7 @@ def test_errors_become_one_line_and_an_exit_code(
     def command() -> None:
         raise error
 
-    def one_command() -> typer.Typer:
+    def one_command(_only: str | None = None) -> typer.Typer:
         app = typer.Typer()
         app.callback()(_main.options)
         app.command("go")(command)

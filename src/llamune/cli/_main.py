@@ -8,6 +8,7 @@ heavy libraries inside their functions, so that `--help` starts at once.
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import sys
 import traceback
@@ -36,12 +37,19 @@ EXTRAS = {
 }
 """which extra brings a library that the core does without"""
 
+COMPLETION = "_LLAMUNE_COMPLETE"
+"""set by the shell when it wants to know how a word could go on"""
+
 OUR_FAULT = 3
 INTERRUPTED = 130
 
 
-def build() -> typer.Typer:
-    """Return the program with every command that exists, in the order of `PANELS`."""
+def build(only: str | None = None) -> typer.Typer:
+    """Return the program with its commands, in the order of `PANELS`.
+
+    Args:
+        only: the one command to gather; gathering all takes a third of a second.
+    """
     app = typer.Typer(
         name="llamune",
         no_args_is_help=True,
@@ -52,7 +60,7 @@ def build() -> typer.Typer:
     app.callback()(options)
     present = {module.name for module in pkgutil.iter_modules(cli.__path__)}
     for panel, names in PANELS.items():
-        for name in names:
+        for name in names if only is None else {only}.intersection(names):
             file_name = name if name in present else f"{name}_"  # `eval_`, `license_` … are taken
             if file_name in present:
                 add(app, name, panel, file_name)
@@ -96,7 +104,8 @@ def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
     _screen.settings.debug = False
     try:
-        result = build()(arguments, prog_name="llamune", standalone_mode=False)
+        program = build(command_asked_for(arguments))
+        result = program(arguments, prog_name="llamune", standalone_mode=False)
     except TyperException as error:
         _screen.error(error.format_message(), hint="--help after the command's name says more")
         return LlamuneError.exit_code
@@ -109,6 +118,13 @@ def run(arguments: list[str]) -> int:
     if result == INTERRUPTED:  # Typer turns Ctrl-C into this result
         _screen.note("stopped")
     return result if isinstance(result, int) else 0
+
+
+def command_asked_for(arguments: list[str]) -> str | None:
+    """Return the command that a command line names, None for help, completion or a mistake."""
+    name = next((argument for argument in arguments if not argument.startswith("-")), None)
+    known = {name for names in PANELS.values() for name in names}
+    return name if name in known and COMPLETION not in os.environ else None
 
 
 def fail(error: Exception) -> int:
