@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from llamune.arch import Family, describe
+from llamune.errors import UnsupportedError
 from llamune.gguf import ModelFile
-from llamune.nn import choose_compute, compute
+from llamune.nn import best_device, choose_compute, compute
 from tests.tiny import tiny_model
 
 CPU = torch.device("cpu")
@@ -80,3 +81,11 @@ def test_a_real_trial_leaves_the_threads_as_they_were(family: Family) -> None:
     found = choose_compute(family, "cpu")
     assert found.gflops > 0
     assert torch.get_num_threads() == before
+
+
+def test_the_device_is_the_one_that_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMUNE_DEVICE", "cpu")
+    assert best_device() == "cpu"
+    monkeypatch.setenv("LLAMUNE_DEVICE", "abacus")
+    with pytest.raises(UnsupportedError, match="device 'abacus' is not here"):
+        best_device()

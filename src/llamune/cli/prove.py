@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llamune.cli import _screen
+from llamune.cli._device import DeviceOption, use_device
 from llamune.errors import AnswerNo
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def command(
     ] = None,
     positions: Annotated[int, typer.Option(min=32, help="tokens to compare")] = 256,
     threads: Annotated[int | None, typer.Option(help="CPU threads of llama.cpp")] = None,
+    device: DeviceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
     """Prove that what is served is what was trained.
@@ -29,6 +31,7 @@ def command(
     The same prompts run through the training code and through llama.cpp; token ids, chat template
     and whole next-token distributions are compared. Exit code 1 unless the proof passes.
     """
+    use_device(device)
     from llamune.evaluate import prove_adapter
     from llamune.store import resolve
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llamune.cli import _screen
+from llamune.cli._device import DeviceOption, use_device
 from llamune.errors import LlamuneError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def command(
     preset: Annotated[
         str | None, typer.Option(help="classic: the usual tutorial's", rich_help_panel=JOB)
     ] = None,
+    device: DeviceOption = None,
     resume: Annotated[
         str | None, typer.Option(help="go on with a stopped run", rich_help_panel=JOB)
     ] = None,
@@ -211,6 +213,7 @@ def command(
         raise LlamuneError(
             "a run goes on by its own recipe", hint=f"llamune tune --resume {resume}"
         )
+    use_device(device)
     from llamune import jobs
     from llamune.cli._training import TrainingView
 

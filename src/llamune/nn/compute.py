@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 
 from llamune.arch import Family
+from llamune.errors import UnsupportedError
 from llamune.runs import machine
 
-__all__ = ["Compute", "best_device", "choose_compute"]
+__all__ = ["DEVICE_VARIABLE", "Compute", "best_device", "choose_compute"]
+
+DEVICE_VARIABLE = "LLAMUNE_DEVICE"
+DEVICES: dict[str, Callable[[], bool]] = {
+    "cuda": torch.cuda.is_available,
+    "mps": torch.backends.mps.is_available,
+    "cpu": lambda: True,
+}
+"""device -> whether this machine has it; the best first"""
 
 TOPIC = "compute"
 N_TOKENS = 256  # rows of the trial's left matrix
@@ -39,12 +48,18 @@ class Compute:
 
 
 def best_device() -> str:
-    """Return the best device present: CUDA, then MPS, then the CPU."""
-    if torch.cuda.is_available():
-        return "cuda"
-    if torch.backends.mps.is_available():
-        return "mps"
-    return "cpu"
+    """Return the device to use: `$LLAMUNE_DEVICE`, else the best present (CUDA, MPS, the CPU).
+
+    Raises:
+        UnsupportedError: the variable names a device that is not here.
+    """
+    present = [name for name, is_here in DEVICES.items() if is_here()]
+    wanted = os.environ.get(DEVICE_VARIABLE)
+    if not wanted:
+        return present[0]
+    if wanted.partition(":")[0] not in present:
+        raise UnsupportedError(f"device {wanted!r} is not here", hint=f"here: {', '.join(present)}")
+    return wanted
 
 
 def choose_compute(
