@@ -28,8 +28,9 @@ __all__ = [
     "texts_of_run",
 ]
 
-N_TOKENS = 8192
-GENERAL_SHARE = 0.25  # measured by benchmarks/merge.py: the least that keeps other text unharmed
+FEWEST_TOKENS = 4096
+TOKENS_PER_COLUMN = 4  # of the model's width: fewer say little of each input's second moments
+GENERAL_SHARE = 0.25  # of the tokens; what it costs and saves is not measured yet
 
 Texts = list[Sequence[int]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -96,7 +97,6 @@ def compensated_rounding(
     folder: Path,
     identity: Mapping[str, Any],
     general_share: float = GENERAL_SHARE,
-    n_tokens: int = N_TOKENS,
     on_step: OnStep = lambda _: None,
 ) -> Compensated:
     """Run the pass over a model and return its rounding.
@@ -109,7 +109,6 @@ def compensated_rounding(
         folder: where rounded tensors are kept until they are written.
         identity: what the result depends on beside the text and the types.
         general_share: share of the calibration tokens that are general text.
-        n_tokens: calibration tokens in all.
         on_step: called with each step, in words.
 
     Raises:
@@ -118,6 +117,7 @@ def compensated_rounding(
     from llamune.calibrate import mixed, round_model, windows_of
     from llamune.nn import load
 
+    n_tokens = max(FEWEST_TOKENS, TOKENS_PER_COLUMN * base.family.sizes.d_model)
     general = general_texts(base) if general_share else []
     texts = mixed(own, general, general_share=general_share, n_tokens=n_tokens)
     windows = windows_of(texts, length=min(512, base.family.sizes.context_length))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from llamune.errors import LlamuneError
 from llamune.files import refuse_existing
 from llamune.jobs.calibrating import (
-    N_TOKENS,
     Texts,
     can_calibrate,
     compensated_rounding,
@@ -45,7 +44,6 @@ def rounding_for_plan(
     calibrate: Sequence[Path],
     *,
     folder: Path,
-    n_tokens: int = N_TOKENS,
     on_step: OnStep = lambda _: None,
 ) -> Compensated:
     """Return the rounding with error compensation for every linear layer that changes its type.
@@ -55,7 +53,6 @@ def rounding_for_plan(
         plan: which type each tensor gets.
         calibrate: data files, mixed with the general text that ships; none: that text alone.
         folder: where rounded tensors are kept until they are written.
-        n_tokens: calibration tokens in all.
         on_step: called with each step, in words.
 
     Raises:
@@ -74,7 +71,6 @@ def rounding_for_plan(
         weight_of=base.file.floats,
         folder=folder,
         identity={"source": base.model.digest or str(base.model.path)},
-        n_tokens=n_tokens,
         on_step=on_step,
         **options,
     )
