@@ -17,7 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 OUT = HERE.parent / "demo-output"
 MERGED = OUT / "tickets.gguf"
-STEPS = int(os.environ.get("LLAMUNE_DEMO_STEPS", "56"))
+STEPS = int(os.environ.get("LLAMUNE_DEMO_STEPS", "48"))
 QUESTIONS = ("I was charged twice, please fix it today.", "荷物がまだ届きません。")
 PROGRAM = "from llamune.cli import main; main()"
 ANSWER_IS_NO = 1
@@ -47,8 +47,8 @@ def steps() -> None:
         llamune("run", "starter", question, "--max-tokens", "24", "--temperature", "0")
     llamune(
         "tune", "starter", "--data", data, "--test", test, "--name", "tickets", "--replace",
-        "--steps", str(STEPS), "--lr", "1e-3", "--rank", "16", "--evaluations", "2",
-        "--sample", QUESTIONS[0], may_say_no=few,
+        "--steps", str(STEPS), "--lr", "1e-3", "--rank", "8", "--dropout", "0",
+        "--evaluations", "1", "--validation", "0.05", may_say_no=few,
     )  # fmt: skip
     llamune("prove", "tickets", "--positions", "64", may_say_no=few)
     MERGED.unlink(missing_ok=True)
