@@ -35,6 +35,7 @@ NUMPY_DTYPES = {
     "F32": "<f4", "F64": "<f8", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"
 }  # fmt: skip
 MIN_THREAD_ELEMENTS = 1 << 16
+MIN_PACKING_ELEMENTS = 1 << 13  # choosing scales takes ten times as long as reading them
 
 
 class TypeTraits(ctypes.Structure):
@@ -182,7 +183,7 @@ def floats_to_rows(
             None if weights is None else weights.ctypes.data,
         )
 
-    in_parts(pack, n_rows, n_columns, threads)
+    in_parts(pack, n_rows, n_columns, threads, fewest=MIN_PACKING_ELEMENTS)
     return packed
 
 
@@ -212,10 +213,17 @@ def rows_are_finite(packed: Bytes, kind: QuantType) -> bool:
     )
 
 
-def in_parts(work: Any, n_rows: int, n_columns: int, threads: int | None) -> None:
+def in_parts(
+    work: Any,
+    n_rows: int,
+    n_columns: int,
+    threads: int | None,
+    *,
+    fewest: int = MIN_THREAD_ELEMENTS,
+) -> None:
     """Call `work(first, last)` over ranges of rows, in threads where that pays."""
     wanted = threads or os.cpu_count() or 1
-    parts = max(1, min(wanted, n_rows, n_rows * n_columns // MIN_THREAD_ELEMENTS))
+    parts = max(1, min(wanted, n_rows, n_rows * n_columns // fewest))
     if parts == 1:
         work(0, n_rows)
         return
