@@ -17,7 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 OUT = HERE.parent / "demo-output"
 MERGED = OUT / "tickets.gguf"
-STEPS = int(os.environ.get("LLAMUNE_DEMO_STEPS", "40"))
+STEPS = int(os.environ.get("LLAMUNE_DEMO_STEPS", "24"))
 QUESTIONS = ("I was charged twice, please fix it today.", "荷物がまだ届きません。")
 PROGRAM = "from llamune.cli import main; main()"
 ANSWER_IS_NO = 1
@@ -38,7 +38,7 @@ def llamune(*arguments: str | Path, may_say_no: bool = False) -> None:
 def steps() -> None:
     """Run every command of the way."""
     data, test = HERE / "tickets.json", HERE / "tickets.test.json"
-    few = STEPS < 30  # the proof then says, rightly, that it cannot tell
+    few = STEPS < 20  # the proof then says, rightly, that it cannot tell
     llamune("pull", "starter")
     llamune("inspect", "starter")
     llamune("plan", "starter", "--data", data)
