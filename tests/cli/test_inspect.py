@@ -170,7 +170,7 @@ def test_mutated_files_never_show_a_traceback(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = typer.main.get_command(_main.build())
-    monkeypatch.setattr(_main, "build", lambda: program)  # building it takes most of the time
+    monkeypatch.setattr(_main, "build", lambda _only: program)  # building it takes most of the time
     path = tmp_path / "mutated.gguf"
     seen: set[int] = set()
     for turn, data in enumerate(mutations(500, seed=77)):
