@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from benchmarks._measure import commit, instruction_set, processor
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -84,43 +85,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-def cpu_info(field: str) -> str:
-    """Return a field of the first processor, where the system tells."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return ""
-    lines = (line for line in text.splitlines() if line.startswith(field))
-    return next(lines, ":").partition(":")[2].strip()
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    return cpu_info("model name") or platform.processor() or platform.machine()
-
-
-def instruction_set() -> str:
-    """Return the widest instruction set that matters to matrix products here."""
-    flags = cpu_info("flags").split()
-    for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2"):
-        if flag in flags:
-            return flag
-    return platform.machine().lower()
-
-
 def installed(name: str) -> str | None:
     """Return a library's version, None when it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def commit() -> str:
-    """Return the commit that was measured, marked when files had been changed since."""
-    git = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(git, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

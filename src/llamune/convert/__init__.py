@@ -3,14 +3,8 @@
 from llamune.convert.from_transformers import from_transformers
 from llamune.convert.importance import Importance, read_importance
 from llamune.convert.mixtures import ModelShape
-from llamune.convert.quantizing import (
-    QuantizePlan,
-    TensorError,
-    check_plan,
-    plan_quantize,
-    quantize,
-    sample_errors,
-)
+from llamune.convert.planning import QuantizePlan, plan_quantize
+from llamune.convert.quantizing import TensorError, check_plan, quantize, sample_errors
 from llamune.convert.sizes import (
     PredictedSize,
     TypeShare,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llamune.arch import section_of
-from llamune.convert.quantizing import QuantizePlan, plan_quantize
+from llamune.convert.planning import QuantizePlan, plan_quantize
 from llamune.errors import LlamuneError
 from llamune.gguf import FILE_TYPES, FileType, ModelFile, quant_type
 
