@@ -70,6 +70,50 @@ def test_an_unknown_choice_names_the_known(file: ModelFile) -> None:
     assert "chatml" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        (TEMPLATES["chatml"], "Go"),
+        ("{{ .System }}\n{{- .Prompt }}", "Go"),
+        ("{{ range $i, $m := .Messages }}{{ json $m }}{{ end }}", "Go"),
+        ("{{ messages[-1].content }}", "Jinja"),
+        ("{% for m in messages %}{{ m.content ~ ' .A' }}{% endfor %}", "Jinja"),
+    ],
+)
+def test_a_file_with_a_template_can_be_chosen(
+    file: ModelFile, tmp_path: Path, text: str, language: str
+) -> None:
+    path = tmp_path / "own"
+    path.write_text(text)
+    found = chosen(file, str(path), template=TEMPLATES["llama3"], system="Layer.")
+    assert (found.source, found.language) == ("named", language)
+    assert (found.where, found.system) == (str(path), "Layer.")
+    assert "What is it?" in found.render([QUESTION], add_generation_prompt=True)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"x" * (1 << 20 | 1), "too long"), (b"a\xff", "not UTF-8 at byte 1")]
+)
+def test_a_file_that_holds_no_template_is_refused(
+    file: ModelFile, tmp_path: Path, data: bytes, reason: str
+) -> None:
+    path = tmp_path / "own.jinja"
+    path.write_bytes(data)
+    with pytest.raises(TemplateError, match=reason) as caught:
+        chosen(file, str(path))
+    assert str(path) in caught.value.message
+
+
+def test_a_model_tuned_with_a_chosen_template_is_served_with_it(file: ModelFile) -> None:
+    text = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}"
+    config = {"chat_template": text, "renderer": "own"}
+    layers: dict[str, Any] = {"template": TEMPLATES["chatml"], "config": config}
+    found = chosen(file, **layers)
+    assert found.source == "named"
+    assert found.render([QUESTION]) == "<user>What is it?<|im_end|>"
+    assert chosen(file, "ollama", **layers).source == "ollama"
+
+
 def test_a_file_without_template_says_so_and_what_to_choose(tmp_path: Path) -> None:
     keys = byte_pair_keys("gpt-2", texts=["hello"], n_merges=1, special=[("<s>", CONTROL)])
     with ModelFile.open(write_vocabulary(tmp_path / "x.gguf", keys)) as bare:

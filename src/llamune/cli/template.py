@@ -50,7 +50,7 @@ def command(
     ] = None,
     use: Annotated[
         str | None,
-        typer.Option(help="gguf, ollama or a common format, in place of what would be chosen"),
+        typer.Option(help="gguf, ollama, a common format or a file, in place of the usual one"),
     ] = None,
     source: Annotated[bool, typer.Option("--source", help="print the template itself")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,

@@ -1,19 +1,26 @@
 """Which chat template a model is served with: the order in which Ollama and llama.cpp look.
 
-Source: Ollama, `selectedTemplateSource` and `shouldPreferChatTemplate` (server/images.go).
+Before both comes the template that a person chose for a training: a model tuned with one carries
+it on, and must be served with it.
+
+Source: Ollama, `selectedTemplateSource` (server/images.go).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamune.errors import UnsupportedError
 from llamune.gguf import ModelFile
+from llamune.text.abilities import prefers_jinja
 from llamune.text.errors import TemplateError
 from llamune.text.golang import GoTemplate
 from llamune.text.jinja import JinjaTemplate
 from llamune.text.named import NAMED
+from llamune.text.sandbox import MAX_SOURCE
 from llamune.text.templates import ChatTemplate
 from llamune.text.tokenizer import Tokenizer
 
@@ -24,8 +31,11 @@ __all__ = ["has_template", "template_of"]
 
 KEY = "tokenizer.chat_template"
 TOOLS_KEY = "tokenizer.chat_template.tool_use"
+CARRIED = "chat_template"  # key of a library model's config
 HARMONY = {"gptoss", "gpt-oss"}
 CHOICES = ("gguf", "ollama", *NAMED)
+# a field of the present value, such as `{{ .Prompt }}`: no expression of Jinja starts with a dot
+GO_FIELD = re.compile(r"\{\{[^{}]*?(?<![\w)\]'\"])\.[A-Z]")
 
 
 def template_of(
@@ -37,34 +47,31 @@ def template_of(
         model: where it was found, with the layers of its store.
         file: the opened model file.
         tokenizer: its tokenizer.
-        use: `gguf` for the file's own, `ollama` for the store's layer, or the name of a common
-            one; by default what the runtime would choose.
+        use: `gguf` for the file's own, `ollama` for the store's layer, the name of a common
+            one, or the path of a file with one, Jinja or Go; by default what the runtime would
+            choose.
 
     Raises:
         TemplateError: there is none, or it is broken.
         UnsupportedError: the runtime renders this model by code of its own.
     """
-    chosen = use or choice(model, file)
     layers = layers_of(model)
+    carried = model.config.get(CARRIED)
+    if use is None and isinstance(carried, str):
+        where = f"{model}: the template it was tuned with"
+        return from_text(carried, tokenizer, where=where, layers=layers)
+    chosen = use or choice(model, file)
     if chosen == "ollama":
         if model.template is None:
             raise TemplateError(f"{model}: there is no TEMPLATE layer", hint=other_choices(file))
         return GoTemplate(
             model.template, tokenizer=tokenizer, where=f"{model}: TEMPLATE layer", **layers
         )
-    texts = {
-        "bos": token_text(tokenizer, tokenizer.bos_id),
-        "eos": token_text(tokenizer, tokenizer.eos_id),
-    }
     if chosen == "gguf":
-        return from_file(file, str(model), texts, layers)
-    if chosen not in NAMED:
-        raise TemplateError(
-            f"there is no template {chosen!r}", hint=f"one of: {', '.join(CHOICES)}"
-        )
-    template = JinjaTemplate(NAMED[chosen], where=f"template {chosen}", **texts, **layers)
-    template.source = "named"
-    return template
+        return from_file(file, str(model), tokenizer, layers)
+    if chosen in NAMED:
+        return from_text(NAMED[chosen], tokenizer, where=f"template {chosen}", layers=layers)
+    return from_text(read_template(chosen), tokenizer, where=chosen, layers=layers)
 
 
 def has_template(file: ModelFile) -> bool:
@@ -73,7 +80,7 @@ def has_template(file: ModelFile) -> bool:
 
 
 def from_file(
-    file: ModelFile, name: str, texts: Mapping[str, str], layers: Mapping[str, Any]
+    file: ModelFile, name: str, tokenizer: Tokenizer, layers: Mapping[str, Any]
 ) -> JinjaTemplate:
     """Return the Jinja template of a model file.
 
@@ -84,16 +91,50 @@ def from_file(
     if KEY not in metadata:
         raise TemplateError(
             f"{file.path}: the file has no chat template ({KEY})",
-            hint=f"choose one: {', '.join(NAMED)}",
+            hint=f"choose one: {', '.join(NAMED)}, or a file",
         )
     text = metadata.text(KEY)
     return JinjaTemplate(
         NAMED["chatml"] if text == "chatml" else text,  # llama.cpp takes this word for the format
         tools_text=metadata.text(TOOLS_KEY) if TOOLS_KEY in metadata else None,
         where=f"{name}: {KEY}",
-        **texts,
+        **ends_of(tokenizer),
         **layers,
     )
+
+
+def from_text(
+    text: str, tokenizer: Tokenizer, *, where: str, layers: Mapping[str, Any]
+) -> ChatTemplate:
+    """Return a template that a person chose, in the language that it is written in."""
+    template: ChatTemplate
+    if "{%" not in text and GO_FIELD.search(text):
+        template = GoTemplate(text, tokenizer=tokenizer, where=where, **layers)
+    else:
+        template = JinjaTemplate(text, where=where, **ends_of(tokenizer), **layers)
+    template.source = "named"
+    return template
+
+
+def read_template(name: str) -> str:
+    """Return the template in a file.
+
+    Raises:
+        TemplateError: no template and no file has that name, or it is no text of that size.
+    """
+    path = Path(name)
+    if not path.is_file():
+        raise TemplateError(
+            f"there is no template {name!r}", hint=f"one of: {', '.join(CHOICES)}, or a file"
+        )
+    with path.open("rb") as source:
+        data = source.read(MAX_SOURCE + 1)
+    if len(data) > MAX_SOURCE:
+        raise TemplateError(f"{path}: more than {MAX_SOURCE:,} bytes, too long for a template")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise TemplateError(f"{path}: not UTF-8 at byte {error.start:,}") from error
 
 
 def layers_of(model: Model) -> dict[str, Any]:
@@ -145,52 +186,10 @@ def other_choices(file: ModelFile) -> str:
     """Return the hint that names what else can be chosen."""
     if KEY in file.metadata:
         return "the model file's own template can be chosen: gguf"
-    return f"choose one: {', '.join(NAMED)}"
+    return f"choose one: {', '.join(NAMED)}, or a file"
 
 
-def prefers_jinja(jinja: str, layer: str) -> bool:
-    """Whether Ollama takes the file's template although there is a TEMPLATE layer."""
-    from llamune.text.ollama import OllamaTemplate
-
-    names = OllamaTemplate(layer).names
-    in_file = jinja_abilities(jinja)
-    in_layer = {
-        ability
-        for ability, word in (("tools", "tools"), ("insert", "suffix"), ("thinking", "thinking"))
-        if word in names
-    }
-    file_answers = answers_tools_in_jinja(jinja)
-    layer_answers = {"tools", "toolcalls"} <= names and any(
-        sign in layer for sign in ('eq .Role "tool"', "tool_response", "TOOL_RESULTS")
-    )
-    if len(in_file) > len(in_layer):
-        return file_answers or not layer_answers
-    return in_file == in_layer and "tools" in in_file and file_answers and not layer_answers
-
-
-def jinja_abilities(jinja: str) -> set[str]:
-    """Return what a Jinja template can do, judged by the words in it as Ollama does."""
-    found = set()
-    if "tools" in jinja or "tool_call" in jinja:
-        found.add("tools")
-    splits = any(f"content.split({quote}</think>{quote})" in jinja for quote in "'\"")
-    hidden = "reasoning_content" in jinja or "<SPECIAL_12>" in jinja
-    if ("<think>" in jinja and "</think>" in jinja) or (splits and not hidden):
-        found.add("thinking")
-    return found
-
-
-def answers_tools_in_jinja(jinja: str) -> bool:
-    """Whether a Jinja template writes both a tool's call and what it returns."""
-    roles = (
-        *("role'] == 'tool'", 'role\'] == "tool"', "role\"] == 'tool'", 'role"] == "tool"'),
-        *("message.role == 'tool'", 'message.role == "tool"'),
-    )
-    returns = ("tool_response", "tool_results", "ipython", *roles)
-    calls = "tool_calls" in jinja or "assistant_tool_call" in jinja
-    return calls and any(sign in jinja for sign in returns)
-
-
-def token_text(tokenizer: Tokenizer, id_: int | None) -> str:
-    """Return how a token is written; empty where there is none."""
-    return "" if id_ is None else tokenizer.piece(id_)
+def ends_of(tokenizer: Tokenizer) -> dict[str, str]:
+    """Return how BOS and EOS are written; empty where there is none."""
+    ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id}
+    return {name: "" if id_ is None else tokenizer.piece(id_) for name, id_ in ids.items()}
