@@ -9,8 +9,6 @@ import typer
 
 __all__ = ["DeviceOption", "use_device"]
 
-VARIABLE = "LLAMUNE_DEVICE"  # read by `nn.best_device`, which must not be imported here
-
 DeviceOption = Annotated[
     str | None,
     typer.Option("--device", help="cuda, mps or cpu; default the best present"),
@@ -18,6 +16,8 @@ DeviceOption = Annotated[
 
 
 def use_device(name: str | None) -> None:
-    """Make this process, and those it starts, compute on a device."""
+    """Make this process, and those it starts, compute on a device: `nn.best_device` reads it."""
     if name is not None:
-        os.environ[VARIABLE] = name
+        from llamune.runs import machine
+
+        os.environ[machine.DEVICE_VARIABLE] = name

@@ -13,9 +13,8 @@ from llamune.arch import Family
 from llamune.errors import UnsupportedError
 from llamune.runs import machine
 
-__all__ = ["DEVICE_VARIABLE", "Compute", "best_device", "choose_compute"]
+__all__ = ["Compute", "best_device", "choose_compute"]
 
-DEVICE_VARIABLE = "LLAMUNE_DEVICE"
 DEVICES: dict[str, Callable[[], bool]] = {
     "cuda": torch.cuda.is_available,
     "mps": torch.backends.mps.is_available,
@@ -54,7 +53,7 @@ def best_device() -> str:
         UnsupportedError: the variable names a device that is not here.
     """
     present = [name for name, is_here in DEVICES.items() if is_here()]
-    wanted = os.environ.get(DEVICE_VARIABLE)
+    wanted = os.environ.get(machine.DEVICE_VARIABLE)
     if not wanted:
         return present[0]
     if wanted.partition(":")[0] not in present:

@@ -18,7 +18,17 @@ from typing import Any
 from llamune.files import write_text
 from llamune.store import home
 
-__all__ = ["facts", "fingerprint", "machine_path", "processor", "recall", "remember"]
+__all__ = [
+    "DEVICE_VARIABLE",
+    "facts",
+    "fingerprint",
+    "machine_path",
+    "processor",
+    "recall",
+    "remember",
+]
+
+DEVICE_VARIABLE = "LLAMUNE_DEVICE"  # names the device to compute on, for this machine's commands
 
 
 def machine_path() -> Path:
