@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -60,6 +61,16 @@ def peak_private_bytes(process: subprocess.Popen[str]) -> int:
         time.sleep(SAMPLE_SECONDS)
     process.wait()
     return peak
+
+
+def peak_resident_bytes(*, of_children: bool = False) -> int:
+    """Return the most memory that this process, or one that it waited for, has had resident."""
+    status = Path("/proc/self/status")
+    if not of_children and status.exists():  # the other figure starts at the parent's own
+        return 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
+    who = resource.RUSAGE_CHILDREN if of_children else resource.RUSAGE_SELF
+    scale = 1 if sys.platform == "darwin" else 1024  # kilobytes on Linux
+    return resource.getrusage(who).ru_maxrss * scale
 
 
 def measured_on() -> dict[str, str]:

@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
-import resource
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
+
+from benchmarks._measure import measured_on, peak_resident_bytes, timed, trial
 
 from llamune.data import check
 
@@ -85,9 +82,7 @@ def main() -> None:
             n_bytes=n_bytes,
             answer_words=chosen.answer_words,
         )
-        command = [sys.executable, "-m", "benchmarks.data_check", "--file", str(path)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found = json.loads(done.stdout)
+        found = trial("data_check", "--file", path)
         size = path.stat().st_size
     assert found["duplicate"] == n_same, found
     assert LEAST_FOUND * n_near <= found["near_duplicate"] <= n_near, (found, n_near)
@@ -96,9 +91,7 @@ def main() -> None:
     print(f"near copies found: {found['near_duplicate']:,} of {n_near:,}")
     result = {
         "benchmark": "data_check",
-        "commit": commit(),
-        "machine": platform.machine(),
-        "cpu": cpu(),
+        **measured_on(),
         "n_records": n_records,
         "file_bytes": size,
         "n_near_planted": n_near,
@@ -109,36 +102,19 @@ def main() -> None:
 
 def measure(path: Path) -> None:
     """Check one file and print figures as JSON."""
-    started = time.perf_counter()
-    report = check([path])
-    seconds = time.perf_counter() - started
+    report, seconds = timed(lambda: check([path]))
     counts = {finding.kind: finding.count for finding in report.findings}
-    scale = 1 if sys.platform == "darwin" else 1024  # kilobytes on Linux
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
     print(
         json.dumps(
             {
                 "seconds": seconds,
                 "records_per_second": report.n_records / seconds,
-                "peak_bytes": peak_bytes,
+                "peak_bytes": peak_resident_bytes(),
                 "duplicate": counts.get("duplicate", 0),
                 "near_duplicate": counts.get("near_duplicate", 0),
             }
         )
     )
-
-
-def commit() -> str:
-    """Return the commit of the checkout."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
-
-
-def cpu() -> str:
-    """Return the processor's name."""
-    info = Path("/proc/cpuinfo")
-    names = info.read_text().splitlines() if info.exists() else []
-    return next((x.partition(":")[2].strip() for x in names if x.startswith("model name")), "")
 
 
 if __name__ == "__main__":

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
-import sys
-import time
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from benchmarks._measure import measured_on, timed, trial
 
 AIM_SECONDS = 2.0
 AIM_PRIVATE_BYTES = 150e6
@@ -41,15 +39,13 @@ def main() -> None:
 
     path = starter.fetch()
     names = ["ours"] if chosen.quick else sorted(WORKERS)
-    results = {name: [trial(name, path) for _ in range(chosen.trials)] for name in names}
+    results = {name: [printed_trial(name, path) for _ in range(chosen.trials)] for name in names}
     print(json.dumps(summary(results)))
 
 
-def trial(name: str, path: Path) -> dict[str, Any]:
+def printed_trial(name: str, path: Path) -> dict[str, Any]:
     """Run one trial in a process of its own and print it."""
-    command = [sys.executable, "-m", "benchmarks.load", "--worker", name, "--file", str(path)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found = trial("load", "--worker", name, "--file", path)
     megabytes = found["private_bytes"] / 1e6
     print(f"{name:>12}: {found['seconds']:.2f} s, {megabytes:.0f} MB private", flush=True)
     return found
@@ -65,9 +61,9 @@ def measure(name: str, path: Path) -> dict[str, Any]:
     import llamune.nn
     import llamune.text  # noqa: F401
 
-    before, start = private_bytes(), time.perf_counter()
-    model = WORKERS[name](path)
-    seconds, private = time.perf_counter() - start, private_bytes() - before
+    before = private_bytes()
+    model, seconds = timed(lambda: WORKERS[name](path))
+    private = private_bytes() - before
     with torch.no_grad():
         logits = model(torch.tensor([PROMPT])).logits[0, -1].float()
     return {"seconds": seconds, "private_bytes": private, "best": logits.topk(3).indices.tolist()}
@@ -116,19 +112,12 @@ def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     own = medians["ours"]
     return {
         "benchmark": "load",
-        "commit": commit(),
-        "device": platform.processor() or platform.machine(),
+        **measured_on(),
         "trials": len(results["ours"]),
         **medians,
         "aims": {"seconds": AIM_SECONDS, "private_bytes": AIM_PRIVATE_BYTES},
         "met": own["seconds"] < AIM_SECONDS and own["private_bytes"] < AIM_PRIVATE_BYTES,
     }
-
-
-def commit() -> str:
-    """Return the commit that was measured."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -12,20 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
+from benchmarks._measure import measured_on, peak_resident_bytes, timed, trial
 
 from llamune.gguf import Entry, ModelFile, NewTensor, quant_type, write_gguf
 from llamune.store import starter
@@ -160,13 +156,6 @@ def inspect(path: Path) -> dict[str, object]:
     return {"seconds": seconds, "n_characters": len(done.stdout)}
 
 
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what the work returns, and the seconds it took."""
-    start = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - start
-
-
 WORKERS = {
     work.__name__: work
     for work in (
@@ -186,21 +175,8 @@ HEAVY = {"tokenizer_transformers", "model_ours", "model_transformers"}
 def run_worker(name: str, path: Path) -> None:
     """Do one trial and print its figures."""
     result = WORKERS[name](path)
-    who = resource.RUSAGE_CHILDREN if name == "inspect" else resource.RUSAGE_SELF
-    scale = 1 if sys.platform == "darwin" else 1024  # kilobytes on Linux
-    peak_bytes = resource.getrusage(who).ru_maxrss * scale
-    status = Path("/proc/self/status")
-    if who == resource.RUSAGE_SELF and status.exists():  # the other figure starts at the parent's
-        peak_bytes = 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
+    peak_bytes = peak_resident_bytes(of_children=name == "inspect")
     print(json.dumps({**result, "peak_bytes": peak_bytes}))
-
-
-def trial(name: str, path: Path) -> dict[str, float]:
-    """Run one trial in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.open_file", "--worker", name, "--file", str(path)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
 
 
 def main() -> None:
@@ -223,7 +199,8 @@ def main() -> None:
         for path, n_tokens in ((small, 49_152), (large, N_TOKENS)):
             results[path.stem] = {}
             for name in names:
-                trials = [trial(name, path) for _ in range(chosen.trials)]
+                command = ["--worker", name, "--file", path]
+                trials = [trial("open_file", *command) for _ in range(chosen.trials)]
                 for one in trials:
                     assert one.get("n_tokens", n_tokens) == n_tokens, (name, one)
                 seconds = [one["seconds"] for one in trials]
@@ -242,9 +219,7 @@ def summary(results: dict[str, dict[str, dict[str, float]]], n_trials: int) -> d
     }
     return {
         "benchmark": "open_file",
-        "commit": commit(),
-        "machine": platform.machine(),
-        "cpu": cpu(),
+        **measured_on(),
         "n_trials": n_trials,
         "results": results,
         "times_faster_than_gguf_py": faster,
@@ -252,19 +227,6 @@ def summary(results: dict[str, dict[str, dict[str, float]]], n_trials: int) -> d
         "inspect_seconds": {name: found["inspect"]["seconds"] for name, found in results.items()},
         "aim_inspect_seconds": AIM_INSPECT_SECONDS,
     }
-
-
-def commit() -> str:
-    """Return the commit of the checkout."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
-
-
-def cpu() -> str:
-    """Return the processor's name."""
-    info = Path("/proc/cpuinfo")
-    names = info.read_text().splitlines() if info.exists() else []
-    return next((x.partition(":")[2].strip() for x in names if x.startswith("model name")), "")
 
 
 if __name__ == "__main__":

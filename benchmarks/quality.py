@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks._measure import measured_on
 from benchmarks.wide_starter import make
 
 from llamune.anatomy import compare
@@ -76,8 +75,7 @@ def main() -> None:
         json.dumps(
             {
                 "benchmark": "quality",
-                "commit": commit(),
-                "machine": platform.machine(),
+                **measured_on(),
                 "model": "wide starter",
                 "n_tokens": sum(len(ids) - 1 for ids in sequences),
                 "results": results,
@@ -102,12 +100,6 @@ def row(
         f"{100 * agreement.top1:.1f} ± {100 * quality.top1_error:.1f} %",
     )
     return f"| {' | '.join(cells)} |"
-
-
-def commit() -> str:
-    """Return the commit of the checkout."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
 
 
 if __name__ == "__main__":

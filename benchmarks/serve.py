@@ -20,7 +20,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from typing import Any
 import httpx
 import numpy as np
 import psutil
+from benchmarks._measure import measured_on
 
 CLIENTS = (1, 4, 16)
 ADAPTERS = ("one", "two", "three", "four")
@@ -84,9 +84,7 @@ def main() -> None:
         theirs = stack.enter_context(llama_cpp_server(path, n_threads=chosen.threads))
         result = {
             "benchmark": "serve",
-            "commit": commit(),
-            "machine": platform.machine(),
-            "cpu": cpu(),
+            **measured_on(),
             "n_threads": chosen.threads,
             "trials": chosen.trials,
             "load": load(ours, theirs, chosen),
@@ -391,19 +389,6 @@ def shown(found: dict[str, float]) -> str:
         f"{found['tokens_per_second']:.1f} tokens/s, latency {found['latency_p50']:.2f} s "
         f"(p95 {found['latency_p95']:.2f}), first token {found['first_token_p50']:.3f} s"
     )
-
-
-def commit() -> str:
-    """Return the commit that was measured."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
-def cpu() -> str:
-    """Return the processor's name."""
-    info = Path("/proc/cpuinfo")
-    names = info.read_text().splitlines() if info.exists() else []
-    return next((x.partition(":")[2].strip() for x in names if x.startswith("model name")), "")
 
 
 if __name__ == "__main__":

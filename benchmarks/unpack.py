@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +22,7 @@ from typing import Any
 import libgguf
 import numpy as np
 import torch
+from benchmarks._measure import measured_on
 
 from llamune.gguf import quant_type, rows_to_floats
 from llamune.nn import can_compile, unpack, unpackable
@@ -137,16 +136,13 @@ def best_seconds(work: Callable[[], Any], seconds: float) -> float:
 
 def summary(results: dict[str, Any], products: dict[int, float]) -> dict[str, Any]:
     """Return everything with what it was measured on."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     over = {
         n: sorted(name for name, one in results.items() if one["share"][n] > AIMS[n])
         for n in TOKENS
     }
     return {
         "benchmark": "unpack",
-        "commit": commit,
-        "device": platform.processor() or platform.machine(),
+        **measured_on(),
         "threads": torch.get_num_threads(),
         "columns": N_COLUMNS,
         "matmul_seconds": products,
