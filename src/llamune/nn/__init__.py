@@ -11,21 +11,38 @@ from llamune.nn.compiling import can_compile, compile_layers
 from llamune.nn.compute import Compute, best_device, choose_compute
 from llamune.nn.loading import load
 from llamune.nn.loss import fused_loss
-from llamune.nn.packed import PackedEmbedding, PackedLinear
+from llamune.nn.noise import uniform
+from llamune.nn.packed import PackedEmbedding, PackedLinear, from_pairs, to_pairs
+from llamune.nn.repack import KEEP_TYPES, repack, require_keep_type, rounding_variance, steps_of
 from llamune.nn.served import coarse_gelu
-from llamune.nn.unpack import unpack, unpackable
+from llamune.nn.trained import TrainedLinear, train_packed
+from llamune.nn.trained_table import TrainedTable, train_tables
+from llamune.nn.unpack import How, unpack, unpackable
 
 __all__ = [
+    "KEEP_TYPES",
     "Compute",
+    "How",
     "PackedEmbedding",
     "PackedLinear",
+    "TrainedLinear",
+    "TrainedTable",
     "best_device",
     "can_compile",
     "choose_compute",
     "coarse_gelu",
     "compile_layers",
+    "from_pairs",
     "fused_loss",
     "load",
+    "repack",
+    "require_keep_type",
+    "rounding_variance",
+    "steps_of",
+    "to_pairs",
+    "train_packed",
+    "train_tables",
+    "uniform",
     "unpack",
     "unpackable",
 ]

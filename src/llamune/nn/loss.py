@@ -9,12 +9,14 @@ arXiv:2411.09009.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from llamune.nn.packed import PackedLinear
+from llamune.nn.trained_table import OutputUse, TrainedOutput
 from llamune.nn.unpack import unpack
 
 __all__ = ["IGNORED", "fused_loss", "shifted"]
@@ -144,9 +146,10 @@ class FusedLoss(torch.autograd.Function):
         )
         size = max(1, LOGITS_BYTES // (4 * slices.n_vocab))
         total = rows.new_zeros((), dtype=wide(rows.dtype))
+        log_totals = rows.new_empty(rows.shape[0], dtype=wide(rows.dtype))
         for start in range(0, rows.shape[0], size):
             part = rows[start : start + size]
-            loss, to_logits = loss_and_gradient(
+            loss, to_logits, log_totals[start : start + size] = loss_and_gradient(
                 logits_of(part, slices), targets[start : start + size], softcap
             )
             total += loss
@@ -156,17 +159,35 @@ class FusedLoss(torch.autograd.Function):
             if to_weight is not None:
                 to_weight += to_logits.T @ part
         ctx.save_for_backward(to_rows, to_weight)
+        ctx.learn = None
+        output = getattr(slices, "layer", None)
+        if isinstance(output, TrainedOutput):
+            ctx.learn = partial(tell, output, rows, targets, log_totals, softcap)
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale the gradients made in forward."""
+        """Scale the gradients made in forward; an output that is trained learns."""
         to_rows, to_weight = ctx.saved_tensors
+        if ctx.learn is not None:
+            ctx.learn(gradient)
         scaled = (
             None if kept is None else kept * gradient.to(kept.dtype)
             for kept in (to_rows, to_weight)
         )
         return *scaled, None, None, None
+
+
+def tell(  # noqa: PLR0917  all but the last are known in forward
+    output: TrainedOutput,
+    rows: Tensor,
+    targets: Tensor,
+    log_totals: Tensor,
+    softcap: float | None,
+    scale: Tensor,
+) -> None:
+    """Let an output's table know what the loss says of it."""
+    output.table.hear(OutputUse(rows.detach(), targets, log_totals, softcap, scale))
 
 
 def logits_of(part: Tensor, slices: Any) -> Tensor:
@@ -184,8 +205,8 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 def loss_and_gradient(
     logits: Tensor, targets: Tensor, softcap: float | None
-) -> tuple[Tensor, Tensor]:
-    """Return the summed loss and its gradient, which takes the logits' memory."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the summed loss, its gradient, which takes the logits' memory, and log totals."""
     slope = None
     if softcap is not None:
         logits.div_(softcap).tanh_()
@@ -196,7 +217,7 @@ def loss_and_gradient(
     loss = (log_total - wanted).sum()
     gradient = logits.sub_(log_total.unsqueeze(1)).exp_()
     gradient[torch.arange(len(targets), device=targets.device), targets] -= 1.0
-    return loss, gradient if slope is None else gradient.mul_(slope)
+    return loss, gradient if slope is None else gradient.mul_(slope), log_total
 
 
 def times_weight(to_logits: Tensor, like: Tensor, slices: Any) -> Tensor:
