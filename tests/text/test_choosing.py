@@ -85,7 +85,7 @@ def test_a_file_with_a_template_can_be_chosen(
 ) -> None:
     path = tmp_path / "own"
     path.write_text(text)
-    found = chosen(file, str(path), template=TEMPLATES["llama3"], system="Layer.")
+    found = chosen(file, str(path), template=TEMPLATES["chatml"], system="Layer.")
     assert (found.source, found.language) == ("named", language)
     assert (found.where, found.system) == (str(path), "Layer.")
     assert "What is it?" in found.render([QUESTION], add_generation_prompt=True)

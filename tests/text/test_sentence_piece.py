@@ -69,6 +69,9 @@ FILES: dict[str, dict[str, Any]] = {
     "a token across a space": sentence_piece_keys(
         [*pieces(distinct=True), ("o▁w", -3.0, NORMAL), ("lo▁w", -1.0, NORMAL), *SPECIAL]
     ),
+    "a letter that is no token": sentence_piece_keys(
+        [*pieces(distinct=True), ("ʘ▁", -2.0, NORMAL), *SPECIAL]
+    ),
     "phi-3": sentence_piece_keys(pieces(distinct=True) + SPECIAL, **{"general.name": "Phi-3 mini"}),
 }
 PAIRS: dict[str, tuple[Tokenizer, Oracle]] = {}
@@ -91,7 +94,12 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.mark.parametrize("name", FILES)
 def test_hard_texts_have_llama_cpps_ids(name: str) -> None:
     tokenizer, judge = PAIRS[name]
-    for text in [*HARD_TEXTS, "hello world", "<|im_end|>  \n x <|im_start|> y </s> z <s> w"]:
+    for text in [
+        *HARD_TEXTS,
+        "hello world",
+        "ʘ ʘʘ aʘ  b",
+        "<|im_end|>  \n x <|im_start|> y </s> z <s> w",
+    ]:
         for flags in ({"parse_special": True, "add_special": True}, {"parse_special": False}):
             assert tokenizer.encode(text, **flags) == judge.encode(text, **flags), (text, flags)
 

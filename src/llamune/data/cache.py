@@ -45,7 +45,7 @@ def cached(folder: Path, key: str) -> list[Rendered] | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as source, np.load(source, allow_pickle=False) as arrays:
             ids, trained = arrays["ids"].tolist(), arrays["trained"].astype(bool).tolist()
             ends = np.cumsum(arrays["lengths"]).tolist()
             name = str(arrays["fingerprint"])

@@ -12,8 +12,9 @@ from llamune.text.errors import TextError
 from llamune.text.merging import merge
 from llamune.text.partition import Partition
 from llamune.text.special import TokenKind
+from llamune.text.texts import SPACE
 from llamune.text.unicode import surrogate_at
-from llamune.text.vocabulary import SPACE, Vocabulary, digest_of, read_vocabulary
+from llamune.text.vocabulary import Vocabulary, digest_of, read_vocabulary
 
 __all__ = ["Tokenizer", "tokenizer_of"]
 
@@ -160,30 +161,16 @@ class Tokenizer:
         """Return the parts of `text` that are merged each on its own."""
         pre = self.vocabulary.pre
         words = [text] if pre is None else pre.words(text)
-        if not self.space_starts_word:
+        if not self.vocabulary.escapes_spaces:
             return words
-        return [part for word in words for part in SPACED_WORD.findall(word)]
+        return [part for word in words for part in self.spaced_word.findall(word)]
 
     @cached_property
-    def space_starts_word(self) -> bool:
-        """Whether no merge can cross from a letter to the `▁` after it.
-
-        Such a place is a border between words: to cut there saves time and changes nothing.
-        """
-        vocabulary = self.vocabulary
-        if not vocabulary.escapes_spaces:
-            return False
-        if vocabulary.pre is not None:
-            return not INNER_SPACE.search("\0".join(vocabulary.merges))
-        crossing = [
-            token for token in vocabulary.tokens if SPACE in token[1:] and INNER_SPACE.search(token)
-        ]
-        ids = vocabulary.ids
-        return not any(
-            token[:at] in ids and token[at:] in ids
-            for token in crossing
-            for at in range(1, len(token))
-        )
+    def spaced_word(self) -> re.Pattern[str]:
+        """Cuts at every `▁` that no merge can reach from before it: it saves time alone."""
+        joins = re.escape(self.vocabulary.joins_space)
+        crossing = f"(?:(?<=[{joins}]){SPACE}+[^{SPACE}]*)*" if joins else ""
+        return re.compile(f"{SPACE}*[^{SPACE}]+{crossing}|{SPACE}+")
 
     @cached_property
     def priorities(self) -> dict[str, float]:
@@ -298,10 +285,6 @@ class Tokenizer:
         return data.decode(errors="replace")
 
 
-INNER_SPACE = re.compile(f"[^{SPACE}\0 ] ?{SPACE}")  # in a token, or in a merge `left right`
-SPACED_WORD = re.compile(f"{SPACE}*[^{SPACE}]+|{SPACE}+")
-
-
 def spell(word: str) -> str:
     """Return the letters that stand for the bytes of a word."""
     return word.encode().decode("latin-1").translate(TO_LETTERS)
@@ -341,8 +324,9 @@ def tokenizer_of(file: ModelFile) -> Tokenizer:
     """
     metadata = file.metadata
     # the model's name counts too: llama.cpp reads off it which tokens swallow white space
-    key = f"{digest_of(metadata)} {metadata.text('general.name', default='')}"
-    found = KEPT.pop(key, None) or Tokenizer(read_vocabulary(file))
+    digest = digest_of(metadata)
+    key = f"{digest} {metadata.text('general.name', default='')}"
+    found = KEPT.pop(key, None) or Tokenizer(read_vocabulary(file, digest=digest))
     KEPT[key] = found
     while len(KEPT) > KEPT_TOKENIZERS:
         KEPT.popitem(last=False)

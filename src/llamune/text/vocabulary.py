@@ -20,12 +20,9 @@ from llamune.gguf import Metadata, ModelFile
 from llamune.text.errors import TextError
 from llamune.text.pretokenizers import PreTokenizer, pre_tokenizer
 from llamune.text.special import TokenKind, override
+from llamune.text.texts import PREFIX, read_texts
 
-__all__ = ["SPACE", "Vocabulary", "digest_of", "read_vocabulary"]
-
-PREFIX = "tokenizer.ggml."
-SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # what SentencePiece writes for a space
-
+__all__ = ["Vocabulary", "digest_of", "read_vocabulary"]
 
 KEYS = {
     "bos": "bos_token_id",
@@ -67,6 +64,8 @@ class Vocabulary:
         adds_bos: whether a prompt starts with BOS.
         adds_eos: whether a tokenized text ends with EOS.
         space_prefix: whether a space is put before a text that starts a fragment.
+        joins_space: characters from which a merge can cross to the `▁` after them; before any
+            other `▁` a new word begins.
         right_strip: special tokens that swallow white space after them.
         left_strip: special tokens that swallow white space before them.
         digest: SHA-256 of the file's tokenizer keys, 64 hex digits.
@@ -84,6 +83,7 @@ class Vocabulary:
     adds_bos: bool
     adds_eos: bool
     space_prefix: bool
+    joins_space: str
     right_strip: frozenset[int]
     left_strip: frozenset[int]
     digest: str
@@ -99,8 +99,12 @@ class Vocabulary:
         return found
 
 
-def read_vocabulary(file: ModelFile) -> Vocabulary:
+def read_vocabulary(file: ModelFile, *, digest: str) -> Vocabulary:
     """Read the vocabulary of a model file.
+
+    Args:
+        file: the opened model file.
+        digest: what `digest_of` gives for it; large lists are kept under it between runs.
 
     Raises:
         UnsupportedError: a tokenizer model or pre-tokenizer that we do not know, by name.
@@ -114,7 +118,10 @@ def read_vocabulary(file: ModelFile) -> Vocabulary:
             hint="known: llama (SentencePiece), gpt2 and gemma4 (byte-pair merges)",
         )
     pre = pre_of(file, model)
-    tokens = read_tokens(file)
+    texts = read_texts(
+        file, digest, merges=pre is not None, escapes_spaces=pre is None or pre.escapes_spaces
+    )
+    tokens = texts.tokens
     ids = dict(zip(tokens, range(len(tokens)), strict=True))
     if len(ids) != len(tokens):
         raise TextError(f"{file.path}: {PREFIX}tokens: {len(tokens) - len(ids)} tokens stand twice")
@@ -133,15 +140,16 @@ def read_vocabulary(file: ModelFile) -> Vocabulary:
         ids=ids,
         kinds=kinds,
         scores=read_scores(file, len(tokens)) if pre is None else [],
-        merges=read_merges(file) if pre is not None else [],
+        merges=texts.merges,
         special=special,
         end_ids=end_ids,
         adds_bos=adds_bos,
         adds_eos=flag(metadata, "add_eos_token", False),
         space_prefix=flag(metadata, "add_space_prefix", pre is None),
+        joins_space=texts.joins_space,
         right_strip=right_strip,
         left_strip=left_strip,
-        digest=digest_of(metadata),
+        digest=digest,
     )
 
 
@@ -152,28 +160,6 @@ def pre_of(file: ModelFile, model: str) -> PreTokenizer | None:
     if model == "gemma4":
         return pre_tokenizer("gemma4", where=file.path)
     return pre_tokenizer(file.metadata.text(PREFIX + "pre", default="default"), where=file.path)
-
-
-def read_tokens(file: ModelFile) -> list[str]:
-    """Return the token texts; an empty one gets the name that llama.cpp gives it."""
-    tokens = c_strings(file, "tokens")
-    if not tokens:
-        raise TextError(f"{file.path}: {PREFIX}tokens: the vocabulary is empty")
-    if "" in tokens:
-        tokens = [text or f"[EMPTY_{index}]" for index, text in enumerate(tokens)]
-    return tokens
-
-
-def c_strings(file: ModelFile, name: str) -> list[str]:
-    """Return an array of texts, each ending at its first NUL, as C reads them.
-
-    Decoded in one piece: half a million decodings of their own take three times as long.
-    """
-    texts = file.metadata.byte_strings(PREFIX + name)
-    joined = b"\0".join(texts)
-    if joined.count(b"\0") >= len(texts):
-        joined = b"\0".join(text.partition(b"\0")[0] for text in texts)
-    return joined.decode(errors="replace").split("\0") if texts else []
 
 
 def read_kinds(file: ModelFile, n_tokens: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
@@ -199,14 +185,6 @@ def read_scores(file: ModelFile, n_tokens: int) -> list[float]:
         raise TextError(f"{file.path}: {key}: a score is not a number")
     values: list[float] = scores[:n_tokens].tolist()
     return values
-
-
-def read_merges(file: ModelFile) -> list[str]:
-    """Return the merges, the earliest first."""
-    key = PREFIX + "merges"
-    if key not in file.metadata:
-        raise TextError(f"{file.path}: {key}: missing, so text cannot be turned into tokens")
-    return c_strings(file, "merges")
 
 
 def check_length(file: ModelFile, key: str, found: int, n_tokens: int) -> None:
