@@ -66,13 +66,14 @@ def test_a_record_longer_than_a_row_is_refused() -> None:
 
 
 def test_padding_share() -> None:
-    assert padding_share([10, 30], 40) == 0.5
-    assert padding_share([], 40) == 0
+    assert padding_share([[10, 30], [20]]) == 0.25
+    assert padding_share([[10], [30], [20]]) == 0
+    assert padding_share([]) == 0
 
 
 @given(lengths, st.integers(1, 8))
 def test_batches_by_length_hold_each_record_once(sizes: list[int], batch: int) -> None:
-    batches = by_length(rendered(sizes), batch)
+    batches = by_length(sizes, batch)
     assert sorted(place for part in batches for place in part) == list(range(len(sizes)))
     flat = [sizes[place] for part in batches for place in part]
     assert flat == sorted(flat)

@@ -54,6 +54,33 @@ def test_records_of_near_lengths_meet() -> None:
     assert padded < 1.1 * sum(lengths)
 
 
+@given(
+    lengths=st.lists(st.integers(2, 50), min_size=1, max_size=60),
+    batch=st.integers(2, 12),
+    micro_batch=st.integers(1, 4),
+    n_processes=st.integers(1, 2),
+)
+def test_packed_steps_have_the_same_records_in_rows_that_fit(
+    lengths: list[int], batch: int, micro_batch: int, n_processes: int
+) -> None:
+    facts = {"steps": 5, "batch": batch, "micro_batch": micro_batch, "seed": 1}
+    filled = batch_order(lengths, n_processes=1, **facts)
+    packed = batch_order(lengths, n_processes=n_processes, row_tokens=50 * micro_batch, **facts)
+    assert [sorted(chain(*step)) for step in packed] == [sorted(chain(*step)) for step in filled]
+    assert len({len(step) for step in packed}) == 1
+    assert len(packed[0]) % n_processes == 0
+    if n_processes == 1:
+        assert all(sum(lengths[i] for i in r) <= 50 * micro_batch for step in packed for r in step)
+        assert len(packed[0]) <= len(filled[0])
+
+
+def test_short_records_share_a_row_as_many_as_fit() -> None:
+    lengths = [10] * 40
+    facts = {"steps": 5, "batch": 8, "micro_batch": 2, "n_processes": 1, "seed": 0}
+    assert [len(step) for step in batch_order(lengths, **facts)] == [4] * 5
+    assert [len(step) for step in batch_order(lengths, row_tokens=80, **facts)] == [1] * 5
+
+
 def test_two_processes_see_what_one_sees() -> None:
     facts = {"steps": 6, "batch": 8, "micro_batch": 2, "seed": 3}
     lengths = list(range(3, 30))
@@ -70,6 +97,7 @@ def test_a_batch_smaller_than_the_processes_is_refused() -> None:
 def test_the_largest_micro_batch_is_found() -> None:
     order = [[[0, 1], [2]], [[3, 4], [5]]]
     assert largest_micro_batch([3, 9, 20, 8, 11, 4], order) == [3, 4]
+    assert largest_micro_batch([3, 9, 20, 8, 11, 4], order, packing=True) == [2]
 
 
 RECORDS = [Record([7, 8, 9], [False, True, True]), Record([5, 6], [False, True])]

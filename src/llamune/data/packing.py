@@ -1,14 +1,14 @@
-"""Several records in a row, without attention across them."""
+"""How records lie in the rows that go through a model: several in one, or one each, filled up."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llamune.data.rendering import Rendered
 
-__all__ = ["IGNORED", "Pack", "by_length", "pack", "padding_share"]
+__all__ = ["IGNORED", "Pack", "best_fit", "by_length", "pack", "padding_share"]
 
 IGNORED = -100
 """The label of a token that the loss leaves out (torch's own default)."""
@@ -39,9 +39,7 @@ class Pack:
 
 
 def pack(rendered: Sequence[Rendered], length: int) -> list[Pack]:
-    """Lay records into rows of at most `length` tokens, the longest first, each where it fits best.
-
-    Source: best-fit decreasing, as for sequence packing in arXiv:2404.10830.
+    """Lay records into rows of at most `length` tokens, see `best_fit`.
 
     Args:
         rendered: records, none longer than `length`.
@@ -50,11 +48,30 @@ def pack(rendered: Sequence[Rendered], length: int) -> list[Pack]:
     Raises:
         ValueError: a record is longer than a row.
     """
-    order = sorted(range(len(rendered)), key=lambda place: (-len(rendered[place].ids), place))
+    rows = best_fit([len(record.ids) for record in rendered], length)
+    return [joined([rendered[place] for place in row]) for row in rows]
+
+
+def best_fit(lengths: Sequence[int], length: int) -> list[list[int]]:
+    """Return which records share a row: the longest first, each where it leaves the least room.
+
+    Source: best-fit decreasing, as for sequence packing in arXiv:2404.10830.
+
+    Args:
+        lengths: tokens of each record.
+        length: tokens a row holds.
+
+    Returns:
+        For each row the places of its records, in order.
+
+    Raises:
+        ValueError: a record is longer than a row.
+    """
+    order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
     rows: list[list[int]] = []
     free: list[tuple[int, int]] = []  # (tokens left, row), sorted
     for place in order:
-        n_tokens = len(rendered[place].ids)
+        n_tokens = lengths[place]
         if n_tokens > length:
             raise ValueError(f"a record of {n_tokens} tokens in rows of {length}")
         found = bisect_left(free, (n_tokens, -1))
@@ -65,7 +82,7 @@ def pack(rendered: Sequence[Rendered], length: int) -> list[Pack]:
             left, row = free.pop(found)
             rows[row].append(place)
             insort(free, (left - n_tokens, row))
-    return [joined([rendered[place] for place in sorted(row)]) for row in rows]
+    return [sorted(row) for row in rows]
 
 
 def joined(records: Sequence[Rendered]) -> Pack:
@@ -90,17 +107,28 @@ def joined(records: Sequence[Rendered]) -> Pack:
     return Pack(ids, labels, position_ids, segment_ids)
 
 
-def padding_share(lengths: Sequence[int], length: int) -> float:
-    """Return the share of tokens that are padding when each row is filled up to `length`."""
-    return 1 - sum(lengths) / (len(lengths) * length) if lengths else 0.0
-
-
-def by_length(rendered: Sequence[Rendered], batch: int) -> list[list[int]]:
-    """Return batches of record places, alike in length: the way without packing.
+def by_length(lengths: Sequence[int], batch: int) -> list[list[int]]:
+    """Return batches of records that are alike in length: the way without packing.
 
     Args:
-        rendered: the records.
+        lengths: tokens of each record.
         batch: records a batch.
+
+    Returns:
+        For each batch the places of its records.
     """
-    order = sorted(range(len(rendered)), key=lambda place: (len(rendered[place].ids), place))
+    order = sorted(range(len(lengths)), key=lambda place: (lengths[place], place))
     return [order[start : start + batch] for start in range(0, len(order), batch)]
+
+
+def padding_share(batches: Iterable[Sequence[int]]) -> float:
+    """Return the share of tokens that only fill up rows to the longest of their batch, 0 to 1.
+
+    Args:
+        batches: for each batch the tokens of its rows.
+    """
+    n_tokens = n_filled = 0
+    for lengths in batches:
+        n_tokens += sum(lengths)
+        n_filled += len(lengths) * max(lengths, default=0)
+    return 1 - n_tokens / n_filled if n_filled else 0.0

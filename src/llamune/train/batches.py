@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from llamune.data import IGNORED, best_fit
 from llamune.train.errors import TrainError
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["IGNORED", "Collator", "Example", "batch_order", "largest_micro_batch", "split_evenly"]
 
-IGNORED = -100  # the label that a loss does not count
 BATCHES_SORTED_TOGETHER = 16  # records of near lengths meet in a batch: less padding
 
 
@@ -36,7 +36,14 @@ class Example(Protocol):
 
 
 def batch_order(
-    lengths: Sequence[int], *, steps: int, batch: int, micro_batch: int, n_processes: int, seed: int
+    lengths: Sequence[int],
+    *,
+    steps: int,
+    batch: int,
+    micro_batch: int,
+    n_processes: int,
+    seed: int,
+    row_tokens: int | None = None,
 ) -> list[list[list[int]]]:
     """Lay out a run: for each step its micro-batches, for each of those its record numbers.
 
@@ -47,6 +54,8 @@ def batch_order(
         micro_batch: most records that go through the model at once.
         n_processes: processes that share each step; each takes every n-th micro-batch.
         seed: of the order.
+        row_tokens: with packing, the tokens that a row may hold: a micro-batch is then as many
+            records as fit. The steps have the same records either way.
 
     Raises:
         TrainError: a step has fewer records than there are processes.
@@ -56,21 +65,68 @@ def batch_order(
             f"a batch of {batch} cannot be shared by {n_processes} processes",
             hint=f"--batch {n_processes} or more",
         )
-    n_micro = n_processes * math.ceil(batch / (micro_batch * n_processes))
-    n_micro = min(n_micro, batch - batch % n_processes)
+    records = batches_of(lengths, steps=steps, batch=batch, seed=seed)
+    most = batch - batch % n_processes
+    if row_tokens is not None:
+        return packed_order(
+            lengths, records, row_tokens=row_tokens, n_processes=n_processes, most=most
+        )
+    n_micro = min(n_processes * math.ceil(batch / (micro_batch * n_processes)), most)
+    return [split_evenly(row, n_micro) for row in records]
+
+
+def batches_of(lengths: Sequence[int], *, steps: int, batch: int, seed: int) -> list[list[int]]:
+    """Return the records of each step: shuffled, those of near lengths together."""
     random = np.random.default_rng(seed)
     n_passes = math.ceil(steps * batch / len(lengths))
     stream = np.concatenate([random.permutation(len(lengths)) for _ in range(n_passes)])
     stream = stream[: steps * batch]
     sizes = np.asarray(lengths)
-    order: list[list[list[int]]] = []
+    found: list[list[int]] = []
     window = BATCHES_SORTED_TOGETHER * batch
     for start in range(0, len(stream), window):
         part = stream[start : start + window]
         part = part[np.argsort(sizes[part], kind="stable")]
         rows = part.reshape(-1, batch)
-        order.extend(split_evenly(row.tolist(), n_micro) for row in random.permutation(rows))
-    return order
+        found.extend(random.permutation(rows).tolist())
+    return found
+
+
+def packed_order(
+    lengths: Sequence[int],
+    records: Sequence[list[int]],
+    *,
+    row_tokens: int,
+    n_processes: int,
+    most: int,
+) -> list[list[list[int]]]:
+    """Return the rows of each step, best fit; every step has as many as the one that needs most.
+
+    Args:
+        lengths: tokens of each record.
+        records: the records of each step.
+        row_tokens: tokens that a row holds.
+        n_processes: processes that share each step.
+        most: rows that a step may have.
+    """
+    packed = [
+        [[step[place] for place in row] for row in best_fit([lengths[i] for i in step], row_tokens)]
+        for step in records
+    ]
+    n_rows = min(n_processes * math.ceil(max(map(len, packed)) / n_processes), most)
+    return [
+        parted(rows, n_rows) if len(rows) <= n_rows else split_evenly(step, n_rows)
+        for step, rows in zip(records, packed, strict=True)
+    ]
+
+
+def parted(rows: list[list[int]], n_rows: int) -> list[list[int]]:
+    """Return as many rows as are asked for, the ones with most records cut in two."""
+    rows = list(rows)
+    while len(rows) < n_rows:
+        fullest = max(range(len(rows)), key=lambda row: len(rows[row]))
+        rows[fullest : fullest + 1] = split_evenly(rows[fullest], 2)
+    return rows
 
 
 def split_evenly(items: list[int], n_parts: int) -> list[list[int]]:
@@ -79,12 +135,16 @@ def split_evenly(items: list[int], n_parts: int) -> list[list[int]]:
 
 
 def largest_micro_batch(
-    lengths: Sequence[int], order: Sequence[Sequence[Sequence[int]]]
+    lengths: Sequence[int], order: Sequence[Sequence[Sequence[int]]], *, packing: bool = False
 ) -> list[int]:
-    """Return the micro-batch that takes the most padded tokens, so the most memory."""
-    micro_batches = {tuple(part) for step in order for part in step}
-    largest = max((len(part) * max(lengths[i] for i in part), part) for part in micro_batches)
-    return list(largest[1])
+    """Return the micro-batch that takes the most tokens, padding included, so the most memory."""
+
+    def n_tokens(part: list[int]) -> int:
+        sizes = [lengths[i] for i in part]
+        return sum(sizes) if packing else len(sizes) * max(sizes)
+
+    micro_batches = [list(part) for step in order for part in step]
+    return max(micro_batches, key=lambda part: (n_tokens(part), part))
 
 
 @dataclass(frozen=True, kw_only=True)
