@@ -5,31 +5,41 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llamune.engine import Engine, EngineError, Piece
+from llamune.engine import Asked, Conversation, Engine, EngineError, Piece
 from llamune.errors import LlamuneError
 from llamune.evaluate import (
     METRICS,
+    AnswerBook,
     Asking,
     Evaluation,
     Item,
     Judge,
+    Outcome,
+    Training,
+    base_of,
     evaluate,
+    forgetting,
     forgotten,
+    general_items,
     html_report,
     kept_scores,
     metric_named,
     outcomes,
     scores_path,
+    training_of,
 )
-from llamune.evaluate.answers import AnswerBook
 from llamune.evaluate.contamination import overlaps
-from llamune.evaluate.forgetting import general_items, general_metrics
-from llamune.store import Model
+from llamune.evaluate.forgetting import general_metrics
+from llamune.files import sha256_of
+from llamune.runs import DataFacts, Run, Situation, settle
+from llamune.store import Model, ModelName, publish_model
+from llamune.words import catalogue
 
 Reply = Callable[[str], str]
 
@@ -46,11 +56,9 @@ class Scripted(Engine):
     def name(self) -> str:
         return self._name
 
-    def generate(self, prompt: Any, options: Any = None, **_: Any) -> Iterator[Piece]:
-        raise NotImplementedError
-
-    def chat(self, messages: Any, options: Any = None, **_: Any) -> Iterator[Piece]:
-        question = messages[-1]["content"]
+    def stream(self, asked: Asked) -> Iterator[Piece]:
+        assert isinstance(asked, Conversation)
+        question = asked.messages[-1]["content"]
         self.asked.append(question)
         yield Piece(text=self._reply(question), finish_reason="stop")
 
@@ -108,7 +116,7 @@ def test_a_score_with_its_interval(model: Model, scripted: dict[str, Scripted]):
     assert found.reaches(0.5, strict=False)
     assert not found.reaches(0.5, strict=True)
     assert [found.is_right(place) for place in (0, 1)] == [False, True]
-    assert found.overlaps is None
+    assert (found.training_run, found.overlaps) == (None, ())
 
 
 def test_better_than_the_baseline_and_what_to_do_next(
@@ -128,7 +136,7 @@ def test_better_than_the_baseline_and_what_to_do_next(
     assert back.advice(None) == "stop"
     few = run(model, items_of(3), baseline=base)
     assert few.comparison is not None
-    assert few.comparison.sentence == "cannot tell; about 1 more items would"
+    assert few.comparison.sentence == "cannot tell; about 3 more items would"
     assert few.advice(None) == "more items"
     json.dumps(found.as_dict())
 
@@ -190,10 +198,6 @@ def test_a_regression_against_the_last_score_is_told(model: Model, scripted: dic
 
 
 def test_scores_of_a_name_lie_beside_its_runs(model: Model, home: Path):
-    from dataclasses import replace
-
-    from llamune.store import ModelName
-
     named = replace(model, name=ModelName.parse("tickets"))
     path = scores_path(named)
     assert path.relative_to(home / "llamune" / "runs").as_posix() == "tickets/latest/scores.jsonl"
@@ -216,8 +220,6 @@ def test_the_general_suite_is_whole_and_checkable():
 
 
 def test_forgetting_is_seen(monkeypatch: pytest.MonkeyPatch, model: Model, tmp_path: Path):
-    from llamune.evaluate import Outcome, evaluation
-
     items = general_items()
 
     def outcomes_of(asked: Any, chosen: Any, metrics: Any, asking: Any) -> list[Outcome]:
@@ -226,7 +228,7 @@ def test_forgetting_is_seen(monkeypatch: pytest.MonkeyPatch, model: Model, tmp_p
             Outcome(answer="", score=float(keeps or place % 3 > 0)) for place in range(len(chosen))
         ]
 
-    monkeypatch.setattr(evaluation, "outcomes_of", outcomes_of)
+    monkeypatch.setattr(forgetting, "outcomes_of", outcomes_of)
     lost = forgotten("tuned", "base", Asking())
     n_checked = sum(metric.needs == "answer" for metric in general_metrics(items))
     assert lost.comparison.before.n == n_checked
@@ -249,12 +251,60 @@ def test_training_data_in_the_test_are_found():
         )
     ]
     training = [("ＷＨＡＴ is 1 + 1?", "2"), (long, "y"), ("保証は？", japanese)]
-    found = overlaps(items, training)
+    found = overlaps(items, Training(run="tickets:latest#1", pairs=tuple(training)))
     assert [(one.place, one.kind) for one in found] == [
         (0, "same question"),
         (1, "shared text"),
         (2, "shared text"),
     ]
+
+
+def run_on(data: Path) -> Run:
+    """Make a run that was trained on a file."""
+    situation = Situation(n_records=2, longest_tokens=9, context_length=512, d_model=576)
+    asked = {"base": "starter", "name": "tickets", "data": str(data)}
+    run = Run.create("tickets", recipe=settle(asked, situation))
+    facts = DataFacts(
+        files=(str(data),),
+        sha256=(sha256_of(data),),
+        fingerprint="f",
+        training_records=2,
+        validation_records=0,
+        tokens=1,
+        trained_tokens=1,
+    )
+    run.update(data=facts)
+    return run
+
+
+def test_what_a_model_was_trained_on_is_known_from_its_run(model: Model, tmp_path: Path):
+    assert training_of(model) is None
+    data = tmp_path / "train.jsonl"
+    turns = [("user", "One?"), ("assistant", "1"), ("user", "Two?"), ("assistant", "2")]
+    talk = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    data.write_text(f'{json.dumps(talk)}\n{{"question": "Three?", "answer": "3"}}\n')
+    tuned = replace(model, annotations={"llamune.run": run_on(data).reference})
+    found = training_of(tuned)
+    assert found is not None
+    assert found.run == "tickets:latest#1"
+    assert found.pairs == (("One?", "1"), ("Two?", "2"), ("Three?", "3"))
+    data.write_text("changed")
+    with pytest.raises(LlamuneError, match="changed since tickets:latest#1"):
+        training_of(tuned)
+    data.unlink()
+    with pytest.raises(LlamuneError, match="gone"):
+        training_of(tuned)
+
+
+def test_the_base_of_a_tuned_model_is_known_from_its_lineage(model: Model, starter_path: Path):
+    with pytest.raises(LlamuneError, match="not known what it was tuned from"):
+        base_of(model)
+    base = publish_model("base", starter_path)
+    lineage = {"llamune.base.name": "base", "llamune.base.digest": str(base.digest)}
+    assert base_of(replace(model, annotations=lineage)).digest == base.digest
+    other = lineage | {"llamune.base.digest": "0" * 64}
+    with pytest.raises(LlamuneError, match="another file"):
+        base_of(replace(model, annotations=other))
 
 
 def test_a_judge_marks_by_a_rubric():
@@ -266,6 +316,10 @@ def test_a_judge_marks_by_a_rubric():
     assert judge.mark(item, "42") == 1
     assert judge.mark(item, "43") == 0
     assert "5: says 42" in engine.asked[0]
+    book = AnswerBook(None)
+    for _ in range(2):
+        assert Judge(engine, book=book).mark(item, "42") == 1
+    assert len(engine.asked) == 3  # marks in the book are not asked for again
     with pytest.raises(LlamuneError, match="gave no mark"):
         Judge(Scripted(lambda _: "very good!")).mark(item, "42")
     with pytest.raises(LlamuneError, match="needs a model that judges"):
@@ -277,13 +331,19 @@ def test_the_page_holds_every_answer_and_no_markup_of_theirs(
     model: Model, scripted: dict[str, Scripted], language: str
 ):
     scripted["model.gguf"] = Scripted(lambda _: "<script>alert(1)</script>")
-    found = run(model, items_of(4), baseline=model, training=[("0 + 0?", "0")])
+    seen = Training(run="tickets:latest#1", pairs=(("0 + 0?", "0"),))
+    found = run(model, items_of(4), baseline=model, training=seen)
     page = html_report(found, language=language)
     assert page.count("<tr class=") == 4
     assert "<script>alert(1)" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert f'<html lang="{language}">' in page
     assert ("正解例" in page) == (language == "ja")
+    assert "tickets:latest#1" in page
+    none = run(model, items_of(1), training=Training(run="tickets:latest#1", pairs=()))
+    assert catalogue("evaluate", language)("no_overlap", run="tickets:latest#1") in html_report(
+        none, language=language
+    )
     assert "http" not in page.replace("http-equiv", "")
 
 

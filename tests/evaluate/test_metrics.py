@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamune.errors import LlamuneError
-from llamune.evaluate import METRICS, Item, metric_named, metric_of, read_items
+from llamune.evaluate import METRICS, Item, metric_named, metric_of, metrics_of, read_items
+from llamune.evaluate.metrics import MIXED
 from llamune.evaluate.normal import normalised, words_of
 from llamune.evaluate.overlap import chrf, rouge_l
 
@@ -153,9 +154,16 @@ def test_the_data_choose_the_metric(items: list[Item], name: str):
     assert metric_of(items).name == name
 
 
-def test_two_metrics_in_one_file_are_refused():
-    with pytest.raises(LlamuneError, match="several metrics"):
-        metric_of([item("x", metric="exact"), item("x", metric="chrf")])
+def test_items_may_name_different_metrics():
+    items = [item("x", metric="exact"), item("x", metric="chrf"), item("x", choices=("x", "y"))]
+    assert metric_of(items) is MIXED
+    assert [one.name for one in metrics_of(MIXED, items)] == ["exact", "chrf", "choice"]
+    assert metrics_of(METRICS["json"], items) == [METRICS["json"]] * 3
+
+
+def test_metrics_that_have_no_common_mean_are_refused():
+    with pytest.raises(LlamuneError, match="perplexity cannot be averaged with another"):
+        metric_of([item("x", metric="exact"), item("x", metric="perplexity")])
 
 
 def test_an_unknown_metric_names_the_known_ones():
@@ -185,6 +193,7 @@ def test_a_metric_of_ones_own(tmp_path: Path):
         ("def score(answer): return 1", "no function score"),
         ("def score(", "does not load"),
         ("import nothing_of_that_name", "does not load"),
+        ("1 / 0", "does not load: ZeroDivisionError"),
     ],
 )
 def test_a_metric_file_that_is_none_is_refused(tmp_path: Path, code: str, message: str):
@@ -200,6 +209,15 @@ def test_a_score_outside_0_to_1_is_refused(tmp_path: Path):
     metric = metric_named(str(path))
     assert metric.score is not None
     with pytest.raises(LlamuneError, match=r"score gave 3"):
+        metric.score("x", item("x"))
+
+
+def test_a_fault_in_a_metric_of_ones_own_is_named(tmp_path: Path):
+    path = tmp_path / "faulty.py"
+    path.write_text("def score(answer, item):\n    return item.fields['weight']\n")
+    metric = metric_named(str(path))
+    assert metric.score is not None
+    with pytest.raises(LlamuneError, match=r"score failed at test:1: KeyError: 'weight'"):
         metric.score("x", item("x"))
 
 

@@ -110,7 +110,8 @@ def evaluation() -> Evaluation:
         baseline_outcomes=None,
         score=score_of("t", METRICS["exact"], [outcome.score for outcome in outcomes]),
         comparison=None,
-        overlaps=None,
+        training_run=None,
+        overlaps=(),
         last=None,
         since_last=None,
     )

@@ -94,6 +94,34 @@ def test_better_worse_and_cannot_tell():
     assert (same.verdict, same.n_more_items, same.interval.low) == ("cannot tell", None, 0.0)
 
 
+def test_few_items_cannot_tell_whatever_the_test():
+    # a bootstrap of five changes to the same side never sees the other side
+    few = paired_difference([0.1, 0.2, 0.3, 0.1, 0.2], [0.5, 0.4, 0.8, 0.6, 0.3])
+    assert (few.verdict, few.test, few.p_value) == ("cannot tell", "paired bootstrap", 0.0625)
+    assert few.n_more_items == 1
+    six = paired_difference([0.1, 0.2, 0.3, 0.1, 0.2, 0.2], [0.5, 0.4, 0.8, 0.6, 0.3, 0.3])
+    assert six.verdict == "higher"
+    three = paired_difference([0.0] * 3, [1.0] * 3)
+    assert three.n_more_items == 3
+
+
+def test_one_passage_says_nothing_however_many_questions_it_has():
+    found = paired_difference([0.0] * 20, [1.0] * 20, clusters=["passage"] * 20)
+    assert (found.verdict, found.p_value) == ("cannot tell", 1.0)
+    assert found.n_more_items == 100  # five more passages like it
+
+
+def test_clusters_ask_for_more_items():
+    changes = np.random.default_rng(4).normal(0.0, 0.2, 8).repeat(5).tolist()  # 8 passages of 5
+    clusters = [f"passage {i // 5}" for i in range(40)]
+    alone = paired_difference([0.0] * 40, changes)
+    together = paired_difference([0.0] * 40, changes, clusters=clusters)
+    assert alone.verdict == together.verdict == "cannot tell"
+    assert alone.n_more_items is not None
+    assert together.n_more_items is not None
+    assert together.n_more_items + 40 == pytest.approx(5 * (alone.n_more_items + 40), rel=0.01)
+
+
 def test_scores_that_are_no_shares_are_resampled():
     random = np.random.default_rng(2)
     old = random.uniform(size=80)

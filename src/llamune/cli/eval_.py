@@ -13,10 +13,11 @@ from llamune.cli import _screen
 from llamune.errors import AnswerNo, LlamuneError
 
 if TYPE_CHECKING:
-    from llamune.evaluate import Evaluation, Forgetting, Judge, Score
+    from llamune.evaluate import Evaluation, Forgetting, Judge, Score, Training
     from llamune.store import Model
 
 SHOWN = ("wrong", "all")
+MOST_NAMED = 5
 ADVICE = {
     "done": "nothing more to do",
     "more items": "add test items, or take the cheaper model: no difference is seen",
@@ -42,7 +43,8 @@ def command(
         bool, typer.Option("--strict", help="hold the interval's worse end against --threshold")
     ] = False,
     forgetting: Annotated[
-        bool, typer.Option("--forgetting", help="put the general suite to both models too")
+        bool,
+        typer.Option("--forgetting", help="put a general suite to the model and its base too"),
     ] = False,
     judge: Annotated[
         str | None, typer.Option(help="model that marks answers, for --metric judge")
@@ -68,7 +70,7 @@ def command(
     """
     if show is not None and show not in SHOWN:
         raise LlamuneError(f"--show {show}: say wrong or all")
-    if forgetting and baseline is None:
+    if forgetting and engine and baseline is None:
         raise LlamuneError("--forgetting compares two models", hint="name the other: --baseline")
     found, lost = measure(
         model,
@@ -121,23 +123,29 @@ def measure(
     from llamune.evaluate import (
         METRICS,
         Asking,
+        base_of,
         evaluate,
         forgotten,
+        general_items,
         metric_named,
         metric_of,
+        metrics_of,
         read_items,
     )
     from llamune.store import resolve
 
     items = read_items(data)
     chosen = metric_named(metric) if metric else metric_of(items)
-    if chosen is METRICS["judge"] and judge is None:
+    if judge is None and METRICS["judge"] in metrics_of(chosen, items):
         raise LlamuneError("metric judge needs a model that judges", hint="name it: --judge REF")
     subject: Model | str = model if engine else resolve(model)
     other: Model | str | None = baseline if engine or baseline is None else resolve(baseline)
-    total = len(items) * (1 + (other is not None))
+    before = other
+    if forgetting and before is None:
+        before = base_of(resolve(model))
+    total = len(items) * (1 + (other is not None)) + 2 * len(general_items()) * forgetting
     with ExitStack() as stack:
-        marker = judge_of(judge, rubric, stack, settings["n_threads"])
+        marker = judge_of(judge, rubric, stack, settings)
         advance = stack.enter_context(_screen.progress("asking", total=total, unit="questions"))
         asking = Asking(advance=advance, **settings)
         found = evaluate(
@@ -148,9 +156,9 @@ def measure(
             asking=asking,
             baseline=other,
             judge=marker,
-            training=None if isinstance(subject, str) else training_of(subject),
+            training=None if isinstance(subject, str) else training(subject),
         )
-        lost = forgotten(subject, other, asking) if forgetting and other is not None else None
+        lost = forgotten(subject, before, asking) if forgetting and before is not None else None
     return found, lost
 
 
@@ -166,42 +174,33 @@ def write_page(
 
 
 def judge_of(
-    name: str | None, rubric: Path | None, stack: ExitStack, threads: int | None
+    name: str | None, rubric: Path | None, stack: ExitStack, settings: dict[str, Any]
 ) -> Judge | None:
     """Open the model that judges, for as long as `stack` lives."""
     if name is None:
         return None
     from llamune.engine import open_engine
-    from llamune.evaluate import RUBRIC, Judge
+    from llamune.evaluate import RUBRIC, AnswerBook, Judge, identity_of
     from llamune.store import resolve
 
-    engine = stack.enter_context(open_engine(resolve(name), n_threads=threads))
-    return Judge(engine, rubric=rubric.read_text("utf-8") if rubric else RUBRIC)
+    model = resolve(name)
+    engine = open_engine(model, n_threads=settings["n_threads"], n_parallel=settings["n_parallel"])
+    book = AnswerBook(None)
+    if not settings["fresh"]:
+        book = AnswerBook.for_model(identity_of(model), "marks", {})
+    text = rubric.read_text("utf-8") if rubric else RUBRIC
+    return Judge(stack.enter_context(engine), rubric=text, book=book)
 
 
-def training_of(model: Model) -> list[tuple[str, str]] | None:
-    """Return what a model was trained on, where its run and the data files are still here."""
-    reference = model.annotations.get("llamune.run")
-    if reference is None:
-        return None
-    from llamune.data import read_records
-    from llamune.runs import Run
+def training(model: Model) -> Training | None:
+    """Return what a model was trained on, where that is known and still here."""
+    from llamune.evaluate import training_of
 
     try:
-        files = Run.find(reference).record.data
-        if files is None:
-            return None
-        records = read_records([Path(name) for name in files.files]).records
+        return training_of(model)
     except LlamuneError as error:
         _screen.note(f"overlap with the training data is not checked: {error.message}")
         return None
-    return [(asked(record.messages), record.answer) for record in records]
-
-
-def asked(messages: Sequence[Any]) -> str:
-    """Return the last question of a conversation."""
-    questions = [message.content for message in messages if message.role == "user"]
-    return questions[-1] if questions else ""
 
 
 def spell(score: Score) -> str:
@@ -228,17 +227,43 @@ def print_evaluation(found: Evaluation, lost: Forgetting | None) -> None:
             f"since {found.last.time}: {found.since_last} (was {found.last.score.mean:.3f})"
         )
     if lost is not None:
-        before, after = lost.comparison.before, lost.comparison.after
-        _screen.data(
-            f"general suite: {before.mean:.3f} before, {after.mean:.3f} after: "
-            f"{lost.comparison.sentence}"
-        )
-    if found.overlaps:
-        same = sum(one.kind == "same question" for one in found.overlaps)
-        _screen.warn(
-            f"{len(found.overlaps)} of {found.score.n} items are in the training data "
-            f"({same} word for word): their scores say nothing"
-        )
+        print_forgetting(lost)
+    if found.training_run is not None:
+        print_overlaps(found)
+
+
+def print_forgetting(lost: Forgetting) -> None:
+    """Print the general suite by kind of question, and the drop with its interval."""
+    from rich.table import Table
+
+    table = Table("general suite", "before", "after", box=None, pad_edge=False)
+    for name, (share_before, share_after) in lost.categories.items():
+        table.add_row(name, f"{share_before:.2f}", f"{share_after:.2f}")
+    before, after = lost.comparison.before, lost.comparison.after
+    table.add_row(f"all {after.n}", spell(before), spell(after))
+    _screen.data("")
+    _screen.show(table)
+    difference = lost.comparison.difference
+    low, high = difference.interval.low, difference.interval.high
+    _screen.data(
+        f"against {lost.baseline}: {difference.mean:+.3f} [{low:+.3f}, {high:+.3f}], "
+        f"{lost.comparison.sentence}"
+    )
+
+
+def print_overlaps(found: Evaluation) -> None:
+    """Print which items stand in the data that the model was trained on."""
+    places = ", ".join(found.items[one.place].where for one in found.overlaps[:MOST_NAMED])
+    if not found.overlaps:
+        _screen.data(f"none of the items is in the training data of {found.training_run}")
+        return
+    same = sum(one.kind == "same question" for one in found.overlaps)
+    more = ", …" if len(found.overlaps) > MOST_NAMED else ""
+    _screen.warn(
+        f"{len(found.overlaps)} of {found.score.n} items are in the training data of "
+        f"{found.training_run} ({same} with the same question): {places}{more}; "
+        "their scores say nothing"
+    )
 
 
 def print_items(found: Evaluation, *, only_wrong: bool) -> None:

@@ -1,7 +1,8 @@
 """Is it the same, and is it better? The proof, losses and KL, scores with error bars."""
 
-from llamune.evaluate.answers import identity_of
+from llamune.evaluate.answers import AnswerBook, identity_of
 from llamune.evaluate.comparepage import compare_report, figures_of, vote_page
+from llamune.evaluate.contamination import Training, training_of
 from llamune.evaluate.distributions import (
     Agreement,
     Tally,
@@ -12,17 +13,20 @@ from llamune.evaluate.distributions import (
     perplexity,
     token_losses,
 )
-from llamune.evaluate.evaluation import Evaluation, Forgetting, evaluate, forgotten
+from llamune.evaluate.evaluation import Evaluation, evaluate
+from llamune.evaluate.forgetting import Forgetting, base_of, forgotten, general_items
+from llamune.evaluate.held_out import score_records
 from llamune.evaluate.history import KeptScore, kept_scores, scores_path
 from llamune.evaluate.items import Item, item_of, read_items
 from llamune.evaluate.judge import RUBRIC, Judge
-from llamune.evaluate.metrics import METRICS, Metric, metric_named, metric_of
+from llamune.evaluate.metrics import METRICS, Metric, metric_named, metric_of, metrics_of
 from llamune.evaluate.outcomes import Asking, Outcome, outcomes_of
+from llamune.evaluate.prompts import default_conversations
 from llamune.evaluate.proof import Proof, prove, prove_adapter
 from llamune.evaluate.quality import TextQuality, sample_text, text_quality, windows
 from llamune.evaluate.ratings import Rating, Vote, add_vote, ratings_of, read_votes
 from llamune.evaluate.report import html_report
-from llamune.evaluate.scores import Comparison, Score, comparison_of, score_of, score_records
+from llamune.evaluate.scores import Comparison, Score, comparison_of, score_of
 from llamune.evaluate.sidebyside import (
     Contestant,
     Judgement,
@@ -38,6 +42,7 @@ __all__ = [
     "METRICS",
     "RUBRIC",
     "Agreement",
+    "AnswerBook",
     "Asking",
     "Comparison",
     "Contestant",
@@ -57,15 +62,19 @@ __all__ = [
     "Spelling",
     "Tally",
     "TextQuality",
+    "Training",
     "Vote",
     "add_vote",
     "agreement",
+    "base_of",
     "bits_per_byte",
     "compare_report",
     "comparison_of",
+    "default_conversations",
     "evaluate",
     "figures_of",
     "forgotten",
+    "general_items",
     "html_report",
     "identity_of",
     "item_of",
@@ -75,6 +84,7 @@ __all__ = [
     "log_softmax",
     "metric_named",
     "metric_of",
+    "metrics_of",
     "outcomes_of",
     "pairings",
     "perplexity",
@@ -91,6 +101,7 @@ __all__ = [
     "scores_path",
     "text_quality",
     "token_losses",
+    "training_of",
     "vote_page",
     "windows",
 ]

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from llamune.evaluate.answers import identity_of
-from llamune.evaluate.contamination import Overlap, overlaps
-from llamune.evaluate.forgetting import GENERAL, general_items, general_metrics
-from llamune.evaluate.history import KeptScore, keep, kept_scores, regression, scores_path
+from llamune.evaluate.contamination import Overlap, Training, overlaps
+from llamune.evaluate.history import (
+    KeptScore,
+    digest_of_test,
+    keep,
+    kept_score,
+    kept_scores,
+    regression,
+    scores_path,
+)
 from llamune.evaluate.items import Item
 from llamune.evaluate.judge import Judge
-from llamune.evaluate.metrics import METRICS, Metric
+from llamune.evaluate.metrics import Metric, metrics_of
 from llamune.evaluate.outcomes import Asking, Outcome, outcomes_of
 from llamune.evaluate.scores import Comparison, Score, Verdict, clusters_of, comparison_of, score_of
 
 if TYPE_CHECKING:
     from llamune.store import Model
 
-__all__ = ["Advice", "Evaluation", "Forgetting", "evaluate", "forgotten"]
+__all__ = ["Advice", "Evaluation", "evaluate"]
 
 Advice = Literal["done", "more items", "more data", "other rank", "full fine-tuning", "stop"]
 
@@ -40,7 +45,8 @@ class Evaluation:
         baseline_outcomes: the baseline's.
         score: the model's.
         comparison: against the baseline.
-        overlaps: items found in the training data; None where those are not known.
+        training_run: the run whose training data were searched; None where they are not known.
+        overlaps: items found in those data.
         last: the score kept from the last time, where there is one.
         since_last: how the score compares with it.
     """
@@ -54,7 +60,8 @@ class Evaluation:
     baseline_outcomes: tuple[Outcome, ...] | None
     score: Score
     comparison: Comparison | None
-    overlaps: tuple[Overlap, ...] | None
+    training_run: str | None
+    overlaps: tuple[Overlap, ...]
     last: KeptScore | None
     since_last: Verdict | None
 
@@ -103,7 +110,8 @@ class Evaluation:
             "task": self.task,
             "score": asdict(self.score),
             "comparison": None if self.comparison is None else as_data(self.comparison),
-            "overlaps": None if self.overlaps is None else [asdict(one) for one in self.overlaps],
+            "training_run": self.training_run,
+            "overlaps": [asdict(one) for one in self.overlaps],
             "last": None if self.last is None else asdict(self.last.score),
             "since_last": self.since_last,
             "items": rows,
@@ -125,7 +133,7 @@ def evaluate(
     asking: Asking,
     baseline: Model | str | None = None,
     judge: Judge | None = None,
-    training: Sequence[tuple[str, str]] | None = None,
+    training: Training | None = None,
 ) -> Evaluation:
     """Score a model on a test, against a baseline where one is given, and keep the score.
 
@@ -137,13 +145,13 @@ def evaluate(
         asking: how questions are asked.
         baseline: what to compare with.
         judge: marks answers where the metric is `judge`.
-        training: question and answer of what the model was trained on, where known.
+        training: what the model was trained on, where known.
 
     Raises:
         EngineError: the engine cannot be had, or refuses a question.
         LlamuneError: the metric does not fit an item.
     """
-    metrics = [metric] * len(items)
+    metrics = metrics_of(metric, items)
     clusters = clusters_of(items)
     before = (
         None if baseline is None else outcomes_of(baseline, items, metrics, asking, judge=judge)
@@ -160,7 +168,17 @@ def evaluate(
         last = last_of(model, items, metric)
         if last is not None:
             since_last = regression(last, metric, values, clusters)
-        keep(scores_path(model), entry_of(model, items, score, values))
+        keep(
+            scores_path(model),
+            kept_score(
+                score,
+                items,
+                values,
+                model=str(model),
+                run=model.annotations.get("llamune.run"),
+                identity=identity_of(model),
+            ),
+        )
     return Evaluation(
         model=str(model),
         baseline=None if baseline is None else str(baseline),
@@ -171,27 +189,10 @@ def evaluate(
         baseline_outcomes=None if before is None else tuple(before),
         score=score,
         comparison=comparison,
-        overlaps=None if training is None else tuple(overlaps(items, training)),
+        training_run=None if training is None else training.run,
+        overlaps=() if training is None else tuple(overlaps(items, training)),
         last=last,
         since_last=since_last,
-    )
-
-
-def digest_of_test(items: Sequence[Item]) -> str:
-    """Return the SHA-256 of a test: the same questions in the same order."""
-    return hashlib.sha256("".join(item.digest for item in items).encode()).hexdigest()
-
-
-def entry_of(model: Model, items: Sequence[Item], score: Score, values: list[float]) -> KeptScore:
-    """Return a score as it is kept."""
-    return KeptScore(
-        time=datetime.now(UTC).isoformat(timespec="seconds"),
-        model=str(model),
-        run=model.annotations.get("llamune.run"),
-        identity=identity_of(model),
-        test=digest_of_test(items),
-        score=score,
-        values=tuple(values),
     )
 
 
@@ -206,48 +207,3 @@ def last_of(model: Model, items: Sequence[Item], metric: Metric) -> KeptScore | 
         and len(entry.values) == len(items)
     ]
     return found[-1] if found else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Forgetting:
-    """The general suite before and after a tuning.
-
-    Attributes:
-        comparison: over the whole suite.
-        categories: category → share right before and after.
-    """
-
-    comparison: Comparison
-    categories: dict[str, tuple[float, float]]
-
-
-def forgotten(model: Model | str, baseline: Model | str, asking: Asking) -> Forgetting:
-    """Put the general suite to a model and its baseline.
-
-    Raises:
-        EngineError: the engine cannot be had, or refuses a question.
-    """
-    items = list(general_items())
-    metrics = general_metrics(items)
-    if isinstance(model, str):  # likelihoods cannot be had from afar
-        asked = [(i, m) for i, m in zip(items, metrics, strict=True) if m.needs == "answer"]
-        items, metrics = [item for item, _ in asked], [metric for _, metric in asked]
-    before, after = (
-        [outcome.score for outcome in outcomes_of(one, items, metrics, asking)]
-        for one in (baseline, model)
-    )
-    places: dict[str, list[int]] = {}
-    for place, item in enumerate(items):
-        places.setdefault(item.category or "", []).append(place)
-    return Forgetting(
-        comparison=comparison_of(GENERAL, METRICS["exact"], before, after),
-        categories={
-            name: (mean_at(before, chosen), mean_at(after, chosen))
-            for name, chosen in places.items()
-        },
-    )
-
-
-def mean_at(values: Sequence[float], places: Sequence[int]) -> float:
-    """Return the mean of the values at some places."""
-    return sum(values[place] for place in places) / len(places)

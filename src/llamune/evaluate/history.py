@@ -7,16 +7,27 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamune.evaluate.scores import Score, Verdict, comparison_of
 
 if TYPE_CHECKING:
+    from llamune.evaluate.items import Item
     from llamune.evaluate.metrics import Metric
-    from llamune.store import Model
+    from llamune.store import Model, ModelName
 
-__all__ = ["KeptScore", "keep", "kept_scores", "regression", "scores_path"]
+__all__ = [
+    "KeptScore",
+    "digest_of_test",
+    "keep",
+    "kept_score",
+    "kept_scores",
+    "regression",
+    "scores_path",
+    "scores_path_of_name",
+]
 
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -44,13 +55,46 @@ class KeptScore:
     values: tuple[float, ...]
 
 
+def digest_of_test(items: Sequence[Item]) -> str:
+    """Return the SHA-256 of a test: the same questions in the same order."""
+    return hashlib.sha256("".join(item.digest for item in items).encode()).hexdigest()
+
+
+def kept_score(
+    score: Score,
+    items: Sequence[Item],
+    values: Sequence[float],
+    *,
+    model: str,
+    run: str | None,
+    identity: str,
+) -> KeptScore:
+    """Return a score that was measured now, as it is kept."""
+    return KeptScore(
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=model,
+        run=run,
+        identity=identity,
+        test=digest_of_test(items),
+        score=score,
+        values=tuple(values),
+    )
+
+
+def scores_path_of_name(name: ModelName) -> Path:
+    """Return the file of the scores of a named model, in the folder of its runs."""
+    from llamune.runs import runs_folder
+
+    model, _, tag = str(name).rpartition(":")
+    return runs_folder().joinpath(*model.split("/"), tag, "scores.jsonl")
+
+
 def scores_path(model: Model) -> Path:
-    """Return the file of a model's scores: in the folder of its runs, or beside it for a path."""
+    """Return the file of a model's scores; of one without a name, a file for its path."""
     from llamune.runs import runs_folder
 
     if model.name is not None:
-        name, _, tag = str(model.name).rpartition(":")
-        return runs_folder().joinpath(*name.split("/"), tag, "scores.jsonl")
+        return scores_path_of_name(model.name)
     short = hashlib.sha256(str(model.path.resolve()).encode()).hexdigest()[:8]
     return runs_folder() / "files" / f"{UNSAFE.sub('-', model.path.stem)}-{short}.jsonl"
 

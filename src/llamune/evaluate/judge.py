@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
 from llamune.errors import LlamuneError
+from llamune.evaluate.answers import AnswerBook
 
 if TYPE_CHECKING:
     from llamune.engine import Engine
@@ -51,11 +53,15 @@ class Judge:
     Args:
         engine: the model that judges; best one of another family than the judged.
         rubric: what each mark from 5 to 1 means.
+        book: where marks are kept; default none.
     """
 
-    def __init__(self, engine: Engine, *, rubric: str = RUBRIC) -> None:
+    def __init__(
+        self, engine: Engine, *, rubric: str = RUBRIC, book: AnswerBook | None = None
+    ) -> None:
         self._engine = engine
         self._rubric = rubric
+        self._book = book or AnswerBook(None)
 
     @staticmethod
     def needed(judge: Judge | None) -> Judge:
@@ -76,20 +82,28 @@ class Judge:
         Raises:
             LlamuneError: the judge does not reply in the form that it was asked for.
         """
-        from llamune.engine import GenerateOptions
-
         task = TASK.format(
             rubric=self._rubric,
             question=item.question,
             reference=item.expected[0],
             answer=answer,
         )
+        key = hashlib.sha256(task.encode()).hexdigest()
+        mark = self._book.get(key)
+        if mark is None:
+            mark = self._asked(task)
+            self._book.put(key, mark)
+        return (int(mark) - WORST) / (BEST - WORST)
+
+    def _asked(self, task: str) -> int:
+        """Return the mark that the judge gives, 1 to 5."""
+        from llamune.engine import GenerateOptions
+
         options = GenerateOptions(temperature=0, seed=0, max_tokens=400, json_schema=SCHEMA)
         reply = self._engine.answer([{"role": "user", "content": task}], options).text
         try:
-            mark = int(json.loads(reply)["mark"])
+            return int(json.loads(reply)["mark"])
         except (ValueError, KeyError, TypeError) as error:
             raise LlamuneError(
                 f"the judge {self._engine.name} gave no mark: {reply[:80]!r}"
             ) from error
-        return (mark - WORST) / (BEST - WORST)

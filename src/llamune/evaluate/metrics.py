@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from llamune.evaluate.items import Item
 from llamune.evaluate.normal import normalised
 from llamune.evaluate.overlap import chrf, rouge_l
 
-__all__ = ["METRICS", "Metric", "metric_named", "metric_of"]
+__all__ = ["METRICS", "MIXED", "Metric", "metric_named", "metric_of", "metrics_of"]
 
 ScoreAnswer = Callable[[str, Item], float]
 Needs = Literal["answer", "likelihood", "judge"]
@@ -41,7 +41,7 @@ class Metric:
         name: as `--metric` takes it.
         means: what it measures, in one line.
         needs: what the score is computed from.
-        score: from an answer and its item to a score; unused where `needs` is not `answer`.
+        score: from an answer and its item to a score; None where more is needed than these.
         higher_is_better: whether more is better.
         is_share: whether scores lie between 0 and 1.
         exponential: whether the mean of the scores is shown as its exponential (a perplexity).
@@ -173,18 +173,32 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def metric_of(items: list[Item]) -> Metric:
-    """Return the metric that fits a test file.
+MIXED = Metric(name="mixed", means="each item by its own metric")
+
+
+def metrics_of(metric: Metric, items: Sequence[Item]) -> list[Metric]:
+    """Return the metric of each item: the one given, or its own where that is `MIXED`."""
+    if metric is MIXED:
+        return [metric_of([item]) for item in items]
+    return [metric] * len(items)
+
+
+def metric_of(items: Sequence[Item]) -> Metric:
+    """Return the metric that fits a test file: `MIXED` where its items name several.
 
     Raises:
-        LlamuneError: items name different metrics.
+        LlamuneError: items name metrics whose mean says nothing, one that is no share among them.
     """
     named = {item.metric for item in items if item.metric}
     if len(named) > 1:
-        raise LlamuneError(
-            f"the test file names several metrics: {', '.join(sorted(named))}",
-            hint="split it, or name one with --metric",
-        )
+        apart = sorted(name for name in named if not metric_named(name).is_share)
+        if apart:
+            raise LlamuneError(
+                f"the test file names several metrics, and {apart[0]} cannot be averaged with "
+                "another",
+                hint="split it, or name one with --metric",
+            )
+        return MIXED
     if named:
         return metric_named(named.pop())
     for name, has in (
@@ -230,17 +244,27 @@ def metric_in_file(path: Path) -> Metric:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, NameError) as error:
-        raise LlamuneError(f"{path}: does not load: {error}") from error
+    except Exception as error:  # another person's code may raise anything
+        raise LlamuneError(f"{path}: does not load: {described(error)}") from error
     written = getattr(module, "score", None)
     if not callable(written) or len(inspect.signature(written).parameters) != 2:
         raise LlamuneError(f"{path}: defines no function score(answer, item)")
 
     def score(answer: str, item: Item) -> float:
-        value = float(cast(Any, written)(answer, item))
+        try:
+            value = float(cast(Any, written)(answer, item))
+        except Exception as error:  # another person's code may raise anything
+            raise LlamuneError(
+                f"{path}: score failed at {item.where}: {described(error)}"
+            ) from error
         if not 0 <= value <= 1:
             raise LlamuneError(f"{path}: score gave {value}; it must lie between 0 and 1")
         return value
 
     means = (inspect.getdoc(written) or "").split("\n", 1)[0] or "a metric of your own"
     return Metric(name=path.stem, means=means, score=score)
+
+
+def described(error: Exception) -> str:
+    """Return an error's kind and message."""
+    return f"{type(error).__name__}: {error}"

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from llamune.errors import UnsupportedError
 from llamune.evaluate.answers import AnswerBook, answers_of, identity_of
-from llamune.evaluate.distributions import bits_per_byte, token_losses
+from llamune.evaluate.distributions import bits_per_byte
 from llamune.evaluate.items import Item
 from llamune.evaluate.judge import Judge
+from llamune.evaluate.likelihoods import Likelihoods
 from llamune.evaluate.metrics import METRICS, Metric
 
 if TYPE_CHECKING:
-    from llamune.engine import Engine, NativeModel
+    from llamune.engine import Engine
     from llamune.store import Model
-    from llamune.text import ChatTemplate, Tokenizer
 
 __all__ = ["Asking", "Outcome", "outcomes_of"]
 
@@ -88,7 +91,9 @@ def outcomes_of(
     if asked:
         chosen = [items[i] for i in asked]
         texts = said(model, chosen, asking)
-        marks = scores_of(chosen, texts, [metrics[i] for i in asked], judge)
+        marks = scores_of(
+            chosen, texts, [metrics[i] for i in asked], judge, n_parallel=asking.n_parallel
+        )
         found |= {
             i: Outcome(answer=text, score=mark)
             for i, text, mark in zip(asked, texts, marks, strict=True)
@@ -96,16 +101,22 @@ def outcomes_of(
     return [found[i] for i in range(len(items))]
 
 
+def book_of(
+    model: Model | str, purpose: str, settings: Mapping[str, Any], asking: Asking
+) -> AnswerBook:
+    """Return the book of what a model said to a purpose; an empty one to ask afresh."""
+    if asking.fresh:
+        return AnswerBook(None)
+    identity = f"{asking.engine}:{model}" if isinstance(model, str) else identity_of(model)
+    return AnswerBook.for_model(identity, purpose, settings)
+
+
 def said(model: Model | str, items: Sequence[Item], asking: Asking) -> list[str]:
     """Return a model's answers, from its book where they are there."""
     from llamune.engine import GenerateOptions
 
     options = GenerateOptions(temperature=0, max_tokens=asking.max_tokens, seed=0)
-    identity = f"{asking.engine}:{model}" if isinstance(model, str) else identity_of(model)
-    if asking.fresh:
-        book = AnswerBook(None)
-    else:
-        book = AnswerBook.for_model(identity, "answers", asdict(options))
+    book = book_of(model, "answers", asdict(options), asking)
     missing = [item for item in items if book.get(item.digest) is None]
     with ExitStack() as stack:
         engine = stack.enter_context(opened(model, asking)) if missing else None
@@ -128,80 +139,65 @@ def scores_of(
     texts: Sequence[str],
     metrics: Sequence[Metric],
     judge: Judge | None,
+    *,
+    n_parallel: int,
 ) -> list[float]:
-    """Return the score of each answer.
+    """Return the score of each answer; a judge marks several at a time.
 
     Raises:
         LlamuneError: a metric needs a judge and there is none.
     """
-    marks = []
-    for item, text, metric in zip(items, texts, metrics, strict=True):
-        if metric.score is not None:
-            marks.append(metric.score(text, item))
+    marks: dict[int, float] = {}
+    judged = []
+    for place, metric in enumerate(metrics):
+        if metric.score is None:
+            judged.append(place)
         else:
-            marks.append(Judge.needed(judge).mark(item, text))
-    return marks
+            marks[place] = metric.score(texts[place], items[place])
+    if judged:
+        mark = Judge.needed(judge).mark
+        with ThreadPoolExecutor(n_parallel) as pool:
+            found = pool.map(lambda place: mark(items[place], texts[place]), judged)
+            marks |= zip(judged, found, strict=True)
+    return [marks[place] for place in range(len(items))]
 
 
 def by_likelihood(
     model: Model | str, items: Sequence[Item], metrics: Sequence[Metric], asking: Asking
 ) -> list[Outcome]:
-    """Score items by how likely the model finds given answers."""
-    from llamune.engine import AdapterFile, NativeModel
-    from llamune.errors import UnsupportedError
-    from llamune.gguf import ModelFile
-    from llamune.text import template_of, tokenizer_of
+    """Score items by how likely the model finds given answers.
 
+    Raises:
+        UnsupportedError: the engine is remote.
+    """
     if isinstance(model, str):
         raise UnsupportedError(
             f"{model}: likelihoods of given texts cannot be had from a remote engine",
             hint="score it here: leave out --engine",
         )
-    adapters = [AdapterFile(path=one.path, scale=one.scale) for one in model.adapters]
-    with (
-        ModelFile.open(model.paths) as file,
-        NativeModel(model.paths, adapters=adapters) as native,
-    ):
-        tokenizer = tokenizer_of(file)
-        reader = Likelihoods(native, tokenizer, template_of(model, file, tokenizer), asking)
-        out = []
+    book = book_of(model, "losses", {}, asking)
+    out = []
+    with Likelihoods(model, book=book, n_threads=asking.n_threads) as likelihoods:
         for item, metric in zip(items, metrics, strict=True):
-            out.append(reader.outcome(item, metric))
+            out.append(outcome_of(likelihoods, item, metric))
             if asking.advance is not None:
                 asking.advance(1)
-        return out
+    return out
 
 
-class Likelihoods:
-    """Losses of given answers after a prompt, from llama.cpp's whole distributions."""
+def outcome_of(likelihoods: Likelihoods, item: Item, metric: Metric) -> Outcome:
+    """Return the outcome of an item by one of the metrics of likelihood.
 
-    def __init__(
-        self, native: NativeModel, tokenizer: Tokenizer, template: ChatTemplate, asking: Asking
-    ) -> None:
-        self._native = native
-        self._tokenizer = tokenizer
-        self._template = template
-        self._asking = asking
-
-    def losses(self, item: Item, answer: str) -> Any:
-        """Return the loss of each token of an answer, nats."""
-        from llamune.text import prompt_ids
-
-        prompt = prompt_ids(
-            self._template, self._tokenizer, list(item.messages), add_generation_prompt=True
-        )
-        ids = [*prompt, *self._tokenizer.encode(answer, parse_special=False)]
-        (logits,) = self._native.logits([ids], n_threads=self._asking.n_threads)
-        return token_losses(logits[len(prompt) - 1 :], ids[len(prompt) - 1 :])
-
-    def outcome(self, item: Item, metric: Metric) -> Outcome:
-        """Return the outcome of an item by one of the metrics of likelihood."""
-        if metric is METRICS["choice"]:
-            totals = [float(self.losses(item, choice).sum()) for choice in item.choices]
-            chosen = totals.index(min(totals))
-            return Outcome(answer=item.choices[chosen], score=float(chosen == item.right_choice))
-        answer = item.expected[0]
-        losses = self.losses(item, answer)
-        if metric is METRICS["perplexity"]:
-            return Outcome(answer=answer, score=float(losses.mean()))
-        return Outcome(answer=answer, score=bits_per_byte(losses, len(answer.encode())))
+    Raises:
+        LlamuneError: a choice whose right answer is none of the choices.
+    """
+    if metric is METRICS["choice"]:
+        right = item.right_choice
+        totals = [sum(likelihoods.losses(item, choice)) for choice in item.choices]
+        chosen = totals.index(min(totals))
+        return Outcome(answer=item.choices[chosen], score=float(chosen == right))
+    answer = item.expected[0]
+    losses = likelihoods.losses(item, answer)
+    if metric is METRICS["perplexity"]:
+        return Outcome(answer=answer, score=fmean(losses))
+    return Outcome(answer=answer, score=bits_per_byte(losses, len(answer.encode())))

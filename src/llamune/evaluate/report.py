@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from llamune.evaluate.evaluation import Evaluation, Forgetting
+from llamune.evaluate.evaluation import Evaluation
+from llamune.evaluate.forgetting import Forgetting
 from llamune.evaluate.page import page
 from llamune.evaluate.scores import Comparison
 from llamune.words import Catalogue, catalogue
@@ -54,6 +55,12 @@ def verdict_in_words(comparison: Comparison, words: Catalogue) -> str:
     return words("cannot_tell", n=difference.n_more_items)
 
 
+def difference(comparison: Comparison, words: Catalogue) -> str:
+    """Return how the scores differ, with the interval."""
+    found = comparison.difference
+    return words("difference", mean=found.mean, low=found.interval.low, high=found.interval.high)
+
+
 def summary(found: Evaluation, words: Catalogue) -> str:
     """Return scores, verdict and warnings as paragraphs."""
     score = found.score
@@ -72,11 +79,13 @@ def summary(found: Evaluation, words: Catalogue) -> str:
         lines.append(
             words("baseline", model=found.baseline, mean=old.mean, low=old.low, high=old.high)
         )
-        lines.append(verdict_in_words(found.comparison, words))
+        lines += [difference(found.comparison, words), verdict_in_words(found.comparison, words)]
     text = "".join(f"<p>{escape(line)}</p>" for line in lines)
-    if found.overlaps:
-        text += f'<p class="note">{escape(words("overlap", n=len(found.overlaps)))}</p>'
-    return text
+    if found.training_run is None:
+        return text
+    key = "overlap" if found.overlaps else "no_overlap"
+    said = words(key, n=len(found.overlaps), run=found.training_run)
+    return f"{text}<p{' class=note' if found.overlaps else ''}>{escape(said)}</p>"
 
 
 def forgetting_table(lost: Forgetting, words: Catalogue) -> str:
@@ -89,8 +98,11 @@ def forgetting_table(lost: Forgetting, words: Catalogue) -> str:
         f'<td class="number">{before:.2f}</td><td class="number">{after:.2f}</td></tr>'
         for name, (before, after) in lost.categories.items()
     )
+    change = escape(difference(comparison, words))
     verdict = escape(verdict_in_words(comparison, words))
-    return f"<h2>{escape(head)}</h2><p>{verdict}</p><table><tr>{cells}</tr>{rows}</table>"
+    return (
+        f"<h2>{escape(head)}</h2><p>{change}<br>{verdict}</p><table><tr>{cells}</tr>{rows}</table>"
+    )
 
 
 def controls(found: Evaluation, words: Catalogue) -> str:
@@ -122,7 +134,8 @@ def item_row(found: Evaluation, place: int, words: Catalogue) -> str:
     """Return one item as a table row; its classes are what the filters look at."""
     item, outcome = found.items[place], found.outcomes[place]
     classes = ["right" if found.is_right(place) else "wrong"]
-    seen = any(one.place == place for one in found.overlaps or ())
+    seen = any(one.place == place for one in found.overlaps)
+    points = f"{outcome.score:.3f}"
     note = f'<br><span class="note">{escape(words("seen"))}</span>' if seen else ""
     cells = [
         f'<td class="text">{escape(item.question)}{note}</td>',
@@ -133,6 +146,7 @@ def item_row(found: Evaluation, place: int, words: Catalogue) -> str:
         if old.answer != outcome.answer:
             classes.append("changed")
         cells.append(f'<td class="text">{escape(old.answer)}</td>')
+        points = f"{old.score:.3f} → {points}"
     cells.append(f'<td class="text">{escape(outcome.answer)}</td>')
-    cells.append(f'<td class="number">{outcome.score:.3f}</td>')
+    cells.append(f'<td class="number">{points}</td>')
     return f'<tr class="{" ".join(classes)}">{"".join(cells)}</tr>'

@@ -32,6 +32,7 @@ N_RESAMPLES = 10_000
 SEED = 20_240_601
 ALPHA = 0.05
 RESAMPLES_AT_ONCE = 500
+FEWEST_ONE_SIDED = 6  # changes, all to one side, that a coin gives less often than one time in 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +101,19 @@ def effective_n(scores: Doubles, groups: npt.NDArray[np.intp]) -> float:
     if n_groups == n:
         return n
     share = float(scores.mean())
-    residuals = np.bincount(groups, weights=scores - share)
-    clustered = float(np.square(residuals).sum()) / (n * n)
-    if clustered == 0:
+    variance = clustered_variance(scores, groups)
+    if variance == 0:
         return n_groups
-    return min(float(n), share * (1 - share) / clustered)
+    return min(float(n), n * share * (1 - share) / variance)
+
+
+def clustered_variance(scores: Doubles, groups: npt.NDArray[np.intp]) -> float:
+    """Return the variance of the mean times the number of items, its clusters taken whole.
+
+    Without clusters this is the items' own variance.
+    """
+    residuals = np.bincount(groups, weights=scores - scores.mean())
+    return float(np.square(residuals).sum()) / len(scores)
 
 
 def resampled_means(scores: Doubles, groups: npt.NDArray[np.intp]) -> Doubles:
@@ -187,9 +196,9 @@ def paired_difference(
         p_value = mcnemar(int((changes < 0).sum()), int((changes > 0).sum()))
         test: Literal["McNemar", "paired bootstrap"] = "McNemar"
     else:
-        p_value, test = bootstrap_p(means), "paired bootstrap"
-    seen = p_value < ALPHA
-    needed = None if seen else items_needed(float(changes.mean()), float(changes.var()))
+        p_value = max(bootstrap_p(means), smallest_p(changes, groups))
+        test = "paired bootstrap"
+    needed = None if p_value < ALPHA else items_to_tell(changes, groups)
     return Difference(
         mean=float(changes.mean()),
         interval=Interval(low=float(low), high=float(high)),
@@ -203,6 +212,26 @@ def bootstrap_p(means: Doubles) -> float:
     """Return the two-sided p-value of resampled mean differences."""
     below, above = (means <= 0).mean(), (means >= 0).mean()
     return float(min(1.0, max(2 * min(below, above), 1 / len(means))))
+
+
+def smallest_p(changes: Doubles, groups: npt.NDArray[np.intp]) -> float:
+    """Return the smallest two-sided p-value that so few items or clusters can give.
+
+    A bootstrap of three changes to the same side never sees the other side; a coin shows three
+    of three one time in four.
+    """
+    n_changed = int(np.count_nonzero(np.bincount(groups, weights=changes)))
+    return min(1.0, 2.0 ** (1 - n_changed))
+
+
+def items_to_tell(changes: Doubles, groups: npt.NDArray[np.intp]) -> int | None:
+    """Return how many items like these would show their mean change; None for no change."""
+    mean = float(changes.mean())
+    needed = items_needed(mean, clustered_variance(changes, groups))
+    if needed is None:
+        return None
+    n_changed = int(np.count_nonzero(np.bincount(groups, weights=changes)))
+    return max(needed, math.ceil(FEWEST_ONE_SIDED * len(changes) / n_changed))
 
 
 def items_needed(difference: float, variance: float) -> int | None:

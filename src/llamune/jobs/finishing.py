@@ -93,7 +93,9 @@ def score_run(run: Run, prepared: Prepared) -> None:
         bare(base.model),
         records,
         task=task,
-        adapter=run.adapter_gguf,
+        tuned=run.adapter_gguf,
+        name=run.name,
+        run=run.reference,
         max_tokens=min(MOST_ANSWER_TOKENS, ANSWER_ROOM * longest + 8),
     )
     before, after = compared.before, compared.after
