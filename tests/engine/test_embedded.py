@@ -186,9 +186,9 @@ def test_a_models_layers_reach_its_prompt(starter_path: Path):
         prompt = engine.render(QUESTION)
         assert "Answer in French." in prompt
         view = engine.as_model(with_layer)
-        assert view.persona.render is not None
-        assert engine.persona.render is None
-        assert view.persona.render(QUESTION) == engine.tokenize(prompt)
+        assert not view.persona.is_rendered_by_llama_cpp
+        assert engine.persona.is_rendered_by_llama_cpp
+        assert view.persona.prompts.ids(QUESTION, ()) == engine.tokenize(prompt)
         assert view.answer(QUESTION, GREEDY).text == engine.answer(QUESTION, GREEDY).text
         other = [{"role": "system", "content": "Answer in German."}, *QUESTION]
         assert "French" not in engine.render(other)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from llamune.adapter import DIGEST_KEY
-from llamune.engine import Embeddings, Engine, EngineError, GenerateOptions, Piece
+from llamune.engine import (
+    Asked,
+    Conversation,
+    Embeddings,
+    Engine,
+    EngineError,
+    Piece,
+    Receive,
+)
 from llamune.gguf import Entry, write_gguf
 from llamune.store import Adapter, Model, Store, publish_adapter, publish_model
 
@@ -26,27 +35,25 @@ class FakeEngine(Engine):
         self.adapters = tuple(adapter.digest or "" for adapter in adapters)
         self.slow = slow
         self.closed = False
-        self.asked: list[Any] = []
+        self.asked: list[Asked] = []
         self.stopped = threading.Event()
 
     def as_model(self, model: Model) -> Self:
         return self
 
-    def generate(
-        self, prompt: str | Sequence[int], options: GenerateOptions | None = None, **_: Any
-    ) -> Iterator[Piece]:
-        self.asked.append(prompt)
-        return self.say()
-
-    def chat(
-        self, messages: Any, options: GenerateOptions | None = None, **_: Any
-    ) -> Iterator[Piece]:
-        self.asked.append(messages)
-        if messages[-1].get("content") == "too long":
+    def stream(self, asked: Asked) -> Generator[Piece]:
+        self.asked.append(asked)
+        if isinstance(asked, Conversation) and asked.messages[-1].get("content") == "too long":
             raise EngineError("the prompt is longer than the context")
         return self.say()
 
-    def say(self) -> Iterator[Piece]:
+    def push(self, asked: Asked, receive: Receive) -> None:
+        with closing(self.stream(asked)) as pieces:
+            for piece in pieces:
+                if receive(piece):
+                    return
+
+    def say(self) -> Generator[Piece]:
         try:
             for word in WORDS:
                 yield Piece(text=word)

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import Engine as Database
 
 from llamune import serve
+from llamune.engine import Conversation
 from llamune.files import sha256_of
 from llamune.serve import app as app_module
 from llamune.store import Adapter, Model, ModelName, library, model_of_name
@@ -231,13 +232,37 @@ def test_models_are_listed_shown_copied_made_and_removed(counts: Database, tmp_p
     asyncio.run(use())
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.usefixtures("models")
+def test_tools_and_the_choice_among_them_reach_the_engine(
+    counts: Database, engines: list[FakeEngine]
+) -> None:
+    named = {"type": "function", "function": {"name": "weather"}}
+    for choice, expected in (("required", "required"), (named, "weather"), (None, None)):
+        body = {**CHAT, "tools": [WEATHER], "tool_choice": choice}
+        assert ask(counts, "POST", "/v1/chat/completions", json=body).status_code == 200
+        asked = engines[-1].asked[-1]
+        assert isinstance(asked, Conversation)
+        assert (asked.tools, asked.tool_choice) == ((WEATHER,), expected)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tools": [{"type": "function"}]},
+        {"tools": [{"type": "web_search"}]},
+        {"tools": [{"function": {"name": ""}}]},
+        {"tools": [WEATHER], "tool_choice": "always"},
+        {"tools": [WEATHER], "tool_choice": {"type": "function"}},
+    ],
+)
 @pytest.mark.usefixtures("models", "engines")
-def test_tools_that_the_prompt_would_not_mention_are_refused(counts: Database, path: str) -> None:
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
-    answer = ask(counts, "POST", path, json={**CHAT, "tools": [tool]})
+def test_malformed_tools_are_refused(counts: Database, change: dict[str, Any]) -> None:
+    answer = ask(counts, "POST", "/v1/chat/completions", json={**CHAT, **change})
     assert answer.status_code == 400
-    assert "does not support tools" in answer.text
+    assert "tool" in answer.json()["error"]["message"]
 
 
 @pytest.mark.usefixtures("models", "engines")
@@ -280,7 +305,7 @@ def test_a_fault_of_ours_tells_nothing_of_the_inside(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("secret path /home/alice")
 
-    monkeypatch.setattr(FakeEngine, "chat", fail)
+    monkeypatch.setattr(FakeEngine, "push", fail)
     answer = ask(counts, "POST", "/v1/chat/completions", json=CHAT)
     assert answer.status_code == 500
     assert "secret" not in answer.text

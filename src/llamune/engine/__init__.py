@@ -4,13 +4,22 @@
 token of a text, which is what a proof compares.
 """
 
-from llamune.engine.base import Engine, collect
+from llamune.engine.base import Engine, Receive, collect
 from llamune.engine.embedded import EmbeddedEngine
 from llamune.engine.errors import EngineError, NativeMismatchError
 from llamune.engine.likelihood import token_log_probabilities
 from llamune.engine.logits import AdapterFile, NativeModel, prompt_logits
 from llamune.engine.opening import adapters_named, open_engine
-from llamune.engine.options import Answer, Embeddings, GenerateOptions, Piece, TokenLogProbability
+from llamune.engine.options import (
+    Answer,
+    Asked,
+    Continuation,
+    Conversation,
+    Embeddings,
+    GenerateOptions,
+    Piece,
+    TokenLogProbability,
+)
 from llamune.engine.persona import Persona, adapters_of, persona_of
 from llamune.engine.remote import OllamaEngine, OpenAiEngine, open_remote
 from llamune.engine.server import LoadedAdapter
@@ -18,6 +27,9 @@ from llamune.engine.server import LoadedAdapter
 __all__ = [
     "AdapterFile",
     "Answer",
+    "Asked",
+    "Continuation",
+    "Conversation",
     "EmbeddedEngine",
     "Embeddings",
     "Engine",
@@ -30,6 +42,7 @@ __all__ = [
     "OpenAiEngine",
     "Persona",
     "Piece",
+    "Receive",
     "TokenLogProbability",
     "adapters_named",
     "adapters_of",

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from llamune.engine.options import Answer, Embeddings, GenerateOptions, Piece, TokenLogProbability
+from llamune.engine.options import (
+    Answer,
+    Asked,
+    Continuation,
+    Conversation,
+    Embeddings,
+    GenerateOptions,
+    Messages,
+    Piece,
+    Scales,
+    TokenLogProbability,
+    Tools,
+)
 
-__all__ = ["Engine", "collect"]
+__all__ = ["Engine", "Receive", "collect"]
 
-Messages = Sequence[Mapping[str, Any]]
-Scales = Mapping[str, float]
+Receive = Callable[[Piece], bool]
+"""takes a piece of an answer; true ends the work"""
 
 
 class Engine(ABC):
@@ -31,51 +43,12 @@ class Engine(ABC):
         """What the person called the model."""
 
     @abstractmethod
-    def generate(
-        self,
-        prompt: str | Sequence[int],
-        options: GenerateOptions | None = None,
-        *,
-        scales: Scales | None = None,
-    ) -> Iterator[Piece]:
-        """Continue a text or token ids as they stand, without a chat template.
-
-        Args:
-            prompt: text (control tokens spelled out become those tokens) or token ids.
-            options: how to choose tokens.
-            scales: adapter name → strength for this request; default as the engine was opened.
-
-        Yields:
-            pieces as they come; closing the iterator stops the work.
+    def stream(self, asked: Asked) -> Iterator[Piece]:
+        """Yield an answer's pieces as they come; closing the iterator stops the work.
 
         Raises:
             EngineError: the engine refuses the request.
-        """
-
-    @abstractmethod
-    def chat(
-        self,
-        messages: Messages,
-        options: GenerateOptions | None = None,
-        *,
-        scales: Scales | None = None,
-        tools: Sequence[Mapping[str, Any]] = (),
-        tool_choice: str | Mapping[str, Any] | None = None,
-    ) -> Iterator[Piece]:
-        """Answer a conversation through the model's own chat template.
-
-        Args:
-            messages: `{"role": …, "content": …}`, oldest first.
-            options: how to choose tokens.
-            scales: adapter name → strength for this request; default as the engine was opened.
-            tools: functions that the model may call, in OpenAI's form.
-            tool_choice: `none`, `auto`, `required`, or the one function to call.
-
-        Yields:
-            pieces as they come; closing the iterator stops the work.
-
-        Raises:
-            EngineError: the engine refuses the request.
+            UnsupportedError: it cannot do what is asked.
         """
 
     @abstractmethod
@@ -85,6 +58,38 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of the model; safe to call twice."""
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        options: GenerateOptions | None = None,
+        *,
+        scales: Scales | None = None,
+    ) -> Iterator[Piece]:
+        """Continue a text or token ids as they stand; what each means: see `Continuation`."""
+        return self.stream(
+            Continuation(prompt=prompt, options=options or GenerateOptions(), scales=scales)
+        )
+
+    def chat(
+        self,
+        messages: Messages,
+        options: GenerateOptions | None = None,
+        *,
+        scales: Scales | None = None,
+        tools: Tools = (),
+        tool_choice: str | None = None,
+    ) -> Iterator[Piece]:
+        """Answer a conversation; what each means: see `Conversation`."""
+        return self.stream(
+            Conversation(
+                messages=messages,
+                options=options or GenerateOptions(),
+                scales=scales,
+                tools=tools,
+                tool_choice=tool_choice,
+            )
+        )
 
     def answer(
         self,

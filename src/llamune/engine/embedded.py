@@ -8,11 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from llamune.engine.base import Engine, Messages, Scales
+from llamune.engine.base import Engine, Receive
+from llamune.engine.calls import CallReader, ForcedCall, forced_schema, refuse_unusable_choice
 from llamune.engine.errors import EngineError
-from llamune.engine.options import Embeddings, GenerateOptions, Piece, with_defaults
+from llamune.engine.options import (
+    Asked,
+    Continuation,
+    Conversation,
+    Embeddings,
+    GenerateOptions,
+    Messages,
+    Piece,
+    Scales,
+    with_defaults,
+)
 from llamune.engine.persona import Persona, persona_of
-from llamune.engine.pieces import chat_request, completion_request, counts, piece_of
+from llamune.engine.pieces import PieceReader, chat_request, completion_request
+from llamune.engine.pulling import pulled
 from llamune.engine.server import LlamaServer, LoadedAdapter
 from llamune.engine.threads import default_threads
 from llamune.store import Model
@@ -91,33 +103,37 @@ class EmbeddedEngine(Engine):
         view._lora(view.persona.scales)
         return view
 
-    def generate(  # noqa: D102  see Engine
-        self,
-        prompt: str | Sequence[int],
-        options: GenerateOptions | None = None,
-        *,
-        scales: Scales | None = None,
-    ) -> Iterator[Piece]:
-        text = prompt if isinstance(prompt, str) else list(prompt)
-        request = completion_request(text, self._filled(options))
-        return self._stream("handle_completions", request, scales)
+    def stream(self, asked: Asked) -> Iterator[Piece]:  # noqa: D102  see Engine
+        return pulled(lambda receive: self.push(asked, receive))
 
-    def chat(  # noqa: D102  see Engine
-        self,
-        messages: Messages,
-        options: GenerateOptions | None = None,
-        *,
-        scales: Scales | None = None,
-        tools: Sequence[Mapping[str, Any]] = (),
-        tool_choice: str | Mapping[str, Any] | None = None,
-    ) -> Iterator[Piece]:
-        if self.persona.render is not None and not tools:  # it puts the opening there itself
-            return self.generate(self.persona.render(messages), options, scales=scales)
-        conversation = begin(self.persona.opening, messages)
-        request = chat_request(
-            conversation, self._filled(options), tools=tools, tool_choice=tool_choice
-        )
-        return self._stream("handle_chat_completions", request, scales)
+    def push(self, asked: Asked, receive: Receive) -> None:
+        """Answer in the calling thread and hand over each piece as it comes.
+
+        Args:
+            asked: the request.
+            receive: takes a piece; true ends the work.
+
+        Raises:
+            EngineError: the engine refuses the request.
+            TextError: the model's template refuses the conversation.
+        """
+        if isinstance(asked, Continuation):
+            self._complete(asked.prompt, asked.options, asked.scales, receive)
+            return
+        refuse_unusable_choice(asked.tools, asked.tool_choice)
+        if asked.tools and not self.persona.takes_tools:
+            raise EngineError(f"model '{self.name}' does not support tools")
+        if asked.tools and (schema := forced_schema(asked.tools, asked.tool_choice)) is not None:
+            options = replace(asked.options, json_schema=schema)
+            self._write(replace(asked, options=options), ForcedCall(), receive)
+        elif self.persona.is_rendered_by_llama_cpp:
+            messages = begin(self.persona.opening, asked.messages)
+            full = replace(asked, messages=messages, options=self._filled(asked.options))
+            self._run("handle_chat_completions", chat_request(full), asked.scales, receive)
+        elif asked.tools and asked.tool_choice != "none":
+            self._write(asked, self.persona.prompts.call_reader(asked.tools), receive)
+        else:
+            self._write(replace(asked, tools=()), None, receive)
 
     def embed(self, texts: Sequence[str]) -> Embeddings:  # noqa: D102  see Engine
         return self._server.embed(texts)
@@ -137,8 +153,44 @@ class EmbeddedEngine(Engine):
         if not self._is_view:
             self._server.close()
 
-    def _filled(self, options: GenerateOptions | None) -> GenerateOptions:
-        return with_defaults(options or GenerateOptions(), self.persona.parameters)
+    def _write(self, asked: Conversation, calls: CallReader | None, receive: Receive) -> None:
+        """Answer to a prompt of our own writing, its calls found by `calls`."""
+        prompt = self.persona.prompts.ids(asked.messages, asked.tools)  # it puts the opening there
+
+        def without_calls(piece: Piece) -> bool:
+            shown = piece if calls is None else calls.read(piece)
+            return shown is not None and receive(shown)
+
+        self._complete(prompt, asked.options, asked.scales, without_calls)
+
+    def _complete(
+        self,
+        prompt: str | Sequence[int],
+        options: GenerateOptions,
+        scales: Scales | None,
+        receive: Receive,
+    ) -> None:
+        request = completion_request(prompt, self._filled(options))
+        self._run("handle_completions", request, scales, receive)
+
+    def _run(
+        self, method: str, request: dict[str, Any], scales: Scales | None, receive: Receive
+    ) -> None:
+        lora = self._lora(self.persona.scales if scales is None else scales)
+        if lora:
+            request["lora"] = lora
+        reader = PieceReader()
+
+        def take(chunk: Mapping[str, Any]) -> bool:
+            piece = reader.read(chunk)
+            return piece is not None and receive(piece)
+
+        self._server.run(method, request, take)
+        if (last := reader.rest()) is not None:
+            receive(last)
+
+    def _filled(self, options: GenerateOptions) -> GenerateOptions:
+        return with_defaults(options, self.persona.parameters)
 
     def _lora(self, scales: Scales) -> list[dict[str, float]]:
         if unknown := set(scales) - set(self.adapters):
@@ -150,30 +202,6 @@ class EmbeddedEngine(Engine):
             {"id": number, "scale": scales.get(name, 0.0)}
             for number, name in enumerate(self.adapters)
         ]
-
-    def _stream(
-        self, method: str, request: dict[str, Any], scales: Scales | None
-    ) -> Iterator[Piece]:
-        lora = self._lora(self.persona.scales if scales is None else scales)
-        if lora:
-            request["lora"] = lora
-        return joined(self._server.stream(method, request))
-
-
-def joined(chunks: Iterator[Any]) -> Iterator[Piece]:
-    """Yield chunks as pieces; the one that ends the answer waits for the counts after it."""
-    ended: Piece | None = None
-    for chunk in chunks:
-        piece = piece_of(chunk)
-        if ended is not None:
-            piece = replace(ended, **counts(piece))
-        if piece.finish_reason is not None and piece.n_answer_tokens is None:
-            ended = piece
-            continue
-        ended = None
-        yield piece
-    if ended is not None:
-        yield ended
 
 
 def begin(opening: Messages, messages: Messages) -> list[Mapping[str, Any]]:

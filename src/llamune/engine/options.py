@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -10,14 +10,24 @@ from llamune.errors import LlamuneError
 
 __all__ = [
     "Answer",
+    "Asked",
+    "Continuation",
+    "Conversation",
     "Embeddings",
     "GenerateOptions",
+    "Messages",
     "Piece",
+    "Scales",
     "TokenLogProbability",
+    "Tools",
     "with_defaults",
 ]
 
 MAX_TOKENS = 1024
+
+Messages = Sequence[Mapping[str, Any]]
+Tools = Sequence[Mapping[str, Any]]
+Scales = Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +66,35 @@ class GenerateOptions:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise LlamuneError(f"{name} is {value}; it must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """A text to go on with as it stands, without a chat template."""
+
+    prompt: str | Sequence[int]
+    """text (control tokens spelled out become those tokens) or token ids"""
+    options: GenerateOptions = GenerateOptions()
+    scales: Scales | None = None
+    """adapter name → strength for this request; None = as the engine was opened"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """A conversation to answer through the model's own chat template."""
+
+    messages: Messages
+    """`{"role": …, "content": …}`, oldest first"""
+    options: GenerateOptions = GenerateOptions()
+    scales: Scales | None = None
+    """adapter name → strength for this request; None = as the engine was opened"""
+    tools: Tools = ()
+    """functions that the model may call, in OpenAI's form"""
+    tool_choice: str | None = None
+    """`none`, `auto` (the default), `required`, or the name of the one function to call"""
+
+
+Asked = Continuation | Conversation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from llamune.engine.base import Messages
+from llamune.engine.options import Messages
+from llamune.engine.prompts import Prompts, prompts_of
 from llamune.engine.server import LoadedAdapter
+from llamune.gguf import ModelFile
 from llamune.store import Model
 
 __all__ = ["Persona", "adapters_of", "persona_of"]
 
-Render = Callable[[Messages], Sequence[int]]
+TEMPLATE_KEYS = ("tokenizer.chat_template", "tokenizer.chat_template.tool_use")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,51 +23,68 @@ class Persona:
     """What a published model adds to the weights that it shares with others.
 
     Attributes:
-        name: what the person called the model.
-        opening: messages that every conversation begins with; its system prompt gives way to a
-            request's own.
-        parameters: generation options that apply where a request leaves them open.
+        model: the published model.
         scales: adapter name → strength; adapters that are not named are off.
-        render: turns messages into prompt ids where the model's template is not the file's own.
     """
 
-    name: str
-    opening: Messages = ()
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    scales: Mapping[str, float] = field(default_factory=dict)
-    render: Render | None = None
+    model: Model
+    scales: Mapping[str, float]
+
+    @property
+    def name(self) -> str:
+        """What the person called the model."""
+        return str(self.model)
+
+    @property
+    def opening(self) -> Messages:
+        """Messages that every conversation begins with; a request's own system prompt wins."""
+        system = self.model.system
+        first = [{"role": "system", "content": system}] if system else []
+        return (*first, *self.model.messages)
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Generation options that apply where a request leaves them open."""
+        return self.model.parameters
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """What writes this model's prompts.
+
+        Raises:
+            TemplateError: its template is missing or broken.
+            UnsupportedError: the runtime renders this model by code of its own.
+        """
+        return prompts_of(self.model)
+
+    @cached_property
+    def is_rendered_by_llama_cpp(self) -> bool:
+        """Whether the prompts are those of the file's own template, which llama.cpp renders.
+
+        Only a store's layers lead away from that.
+
+        Raises:
+            TemplateError: the layer's template is broken.
+            UnsupportedError: the runtime renders this model by code of its own.
+        """
+        from llamune.text import is_layered
+
+        return not is_layered(self.model) or self.prompts.is_of_the_file
+
+    @cached_property
+    def takes_tools(self) -> bool:
+        """Whether the template writes the tools of a request into the prompt."""
+        if not self.is_rendered_by_llama_cpp:
+            return self.prompts.takes_tools
+        with ModelFile.open(self.model.paths) as file:
+            return any("tools" in file.metadata.text(key, default="") for key in TEMPLATE_KEYS)
 
 
 def persona_of(model: Model) -> Persona:
-    """Return how a model answers: its system prompt, messages, parameters and adapters."""
-    system = [{"role": "system", "content": model.system}] if model.system else []
-    # only a store's layers lead away from the file's own template, which llama.cpp renders itself
-    has_layers = model.template is not None or model.renderer is not None
+    """Return how a model answers, with its own adapters."""
     return Persona(
-        name=str(model),
-        opening=(*system, *model.messages),
-        parameters=model.parameters,
-        scales={adapter.name: adapter.scale for adapter in adapters_of(model)},
-        render=render_of(model) if has_layers else None,
+        model=model, scales={adapter.name: adapter.scale for adapter in adapters_of(model)}
     )
-
-
-def render_of(model: Model) -> Render | None:
-    """Return our own rendering where a model is served with another template than its file's.
-
-    Raises:
-        TemplateError: the template is broken.
-        UnsupportedError: the runtime renders this model by code of its own.
-    """
-    from llamune.gguf import ModelFile
-    from llamune.text import prompt_ids, template_of, tokenizer_of
-
-    with ModelFile.open(model.paths) as file:
-        tokenizer = tokenizer_of(file)
-        template = template_of(model, file, tokenizer)
-    if template.source == "gguf":
-        return None
-    return lambda messages: prompt_ids(template, tokenizer, messages, add_generation_prompt=True)
 
 
 def adapters_of(model: Model) -> list[LoadedAdapter]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from llamune.engine.options import GenerateOptions, Piece, TokenLogProbability
+from llamune.engine.options import Conversation, GenerateOptions, Piece, TokenLogProbability
 
-__all__ = ["chat_request", "completion_request", "counts", "piece_of", "sampling"]
+__all__ = ["PieceReader", "chat_request", "completion_request", "joined", "log_probabilities"]
 
 SAME_NAME = (
     "temperature",
@@ -37,9 +38,10 @@ def sampling(options: GenerateOptions) -> dict[str, Any]:
     return request
 
 
-def completion_request(prompt: str | list[int], options: GenerateOptions) -> dict[str, Any]:
+def completion_request(prompt: str | Sequence[int], options: GenerateOptions) -> dict[str, Any]:
     """Return the body of a `/v1/completions` request."""
-    request = sampling(options) | {"prompt": prompt}
+    text_or_ids = prompt if isinstance(prompt, str) else list(prompt)
+    request = sampling(options) | {"prompt": text_or_ids}
     if options.n_log_probabilities:
         request["logprobs"] = options.n_log_probabilities
     if options.json_schema is not None:
@@ -47,15 +49,10 @@ def completion_request(prompt: str | list[int], options: GenerateOptions) -> dic
     return request
 
 
-def chat_request(
-    messages: Sequence[Mapping[str, Any]],
-    options: GenerateOptions,
-    *,
-    tools: Sequence[Mapping[str, Any]] = (),
-    tool_choice: str | Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+def chat_request(asked: Conversation) -> dict[str, Any]:
     """Return the body of a `/v1/chat/completions` request."""
-    request = sampling(options) | {"messages": [dict(message) for message in messages]}
+    options = asked.options
+    request = sampling(options) | {"messages": [dict(message) for message in asked.messages]}
     if options.n_log_probabilities:
         request |= {"logprobs": True, "top_logprobs": options.n_log_probabilities}
     if options.json_schema is not None:
@@ -63,11 +60,50 @@ def chat_request(
             "type": "json_schema",
             "json_schema": {"name": "answer", "schema": dict(options.json_schema)},
         }
-    if tools:
-        request["tools"] = [dict(tool) for tool in tools]
-        if tool_choice is not None:
-            request["tool_choice"] = tool_choice
+    if asked.tools:
+        request["tools"] = [dict(tool) for tool in asked.tools]
+        if asked.tool_choice is not None:
+            request["tool_choice"] = openai_choice(asked.tool_choice)
     return request
+
+
+def openai_choice(choice: str) -> str | dict[str, Any]:
+    """Return a tool choice in OpenAI's form."""
+    if choice in ("none", "auto", "required"):
+        return choice
+    return {"type": "function", "function": {"name": choice}}
+
+
+class PieceReader:
+    """Makes pieces of chunks; the one that ends the answer waits for the counts after it."""
+
+    def __init__(self) -> None:
+        self._ended: Piece | None = None
+
+    def read(self, chunk: Mapping[str, Any]) -> Piece | None:
+        """Return a chunk as a piece; None for one that waits."""
+        piece = piece_of(chunk)
+        if self._ended is not None:
+            piece = replace(self._ended, **counts(piece))
+        if piece.finish_reason is not None and piece.n_answer_tokens is None:
+            self._ended = piece
+            return None
+        self._ended = None
+        return piece
+
+    def rest(self) -> Piece | None:
+        """Return the last piece if its counts never came."""
+        return self._ended
+
+
+def joined(chunks: Iterable[Mapping[str, Any]]) -> Iterator[Piece]:
+    """Yield chunks as pieces."""
+    reader = PieceReader()
+    for chunk in chunks:
+        if (piece := reader.read(chunk)) is not None:
+            yield piece
+    if (last := reader.rest()) is not None:
+        yield last
 
 
 def piece_of(chunk: Mapping[str, Any]) -> Piece:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from llamune.engine.base import Engine, Messages, Scales
-from llamune.engine.embedded import joined
+from llamune.engine.base import Engine
 from llamune.engine.errors import EngineError
-from llamune.engine.options import Embeddings, GenerateOptions, Piece
-from llamune.engine.pieces import chat_request, completion_request
+from llamune.engine.options import Asked, Continuation, Embeddings, GenerateOptions, Piece
+from llamune.engine.pieces import chat_request, completion_request, joined, log_probabilities
 from llamune.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -92,6 +92,18 @@ class RemoteEngine(Engine):
     def close(self) -> None:
         self._client.close()
 
+    def stream(self, asked: Asked) -> Iterator[Piece]:
+        if asked.scales:
+            raise UnsupportedError(
+                f"{self.name}: adapters cannot be switched on a remote engine",
+                hint="name the model that has the adapter",
+            )
+        return self._answer(asked)
+
+    @abstractmethod
+    def _answer(self, asked: Asked) -> Iterator[Piece]:
+        """Ask the server and yield its answer's pieces."""
+
     @contextmanager
     def _asked(self, path: str, body: Mapping[str, Any]) -> Iterator[httpx.Response]:
         """Send a request and yield its answer as it begins.
@@ -113,12 +125,21 @@ class RemoteEngine(Engine):
                 f"{url}: {error or type(error).__name__}", hint="is the server running?"
             ) from error
 
-    def _refuse_scales(self, scales: Scales | None) -> None:
-        if scales:
-            raise UnsupportedError(
-                f"{self.name}: adapters cannot be switched on a remote engine",
-                hint="name the model that has the adapter",
-            )
+    def _parsed(self, text: str) -> dict[str, Any]:
+        """Return a part of an answer.
+
+        Raises:
+            EngineError: it is no JSON object, or says that something went wrong.
+        """
+        try:
+            chunk = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise EngineError(f"{self._address}: the answer is not JSON: {text[:200]}") from error
+        if not isinstance(chunk, dict):
+            raise EngineError(f"{self._address}: the answer is no JSON object: {text[:200]}")
+        if "error" in chunk:
+            raise EngineError(f"{self._address}: {chunk['error']}")
+        return chunk
 
 
 def words_of(response: httpx.Response) -> str:
@@ -137,31 +158,11 @@ class OpenAiEngine(RemoteEngine):
         key = os.environ.get(KEY_VARIABLE)
         super().__init__(name, address, {"Authorization": f"Bearer {key}"} if key else {})
 
-    def generate(  # noqa: D102  see Engine
-        self,
-        prompt: str | Sequence[int],
-        options: GenerateOptions | None = None,
-        *,
-        scales: Scales | None = None,
-    ) -> Iterator[Piece]:
-        self._refuse_scales(scales)
-        text = prompt if isinstance(prompt, str) else list(prompt)
-        return self._stream("/completions", completion_request(text, options or GenerateOptions()))
-
-    def chat(  # noqa: D102  see Engine
-        self,
-        messages: Messages,
-        options: GenerateOptions | None = None,
-        *,
-        scales: Scales | None = None,
-        tools: Sequence[Mapping[str, Any]] = (),
-        tool_choice: str | Mapping[str, Any] | None = None,
-    ) -> Iterator[Piece]:
-        self._refuse_scales(scales)
-        request = chat_request(
-            messages, options or GenerateOptions(), tools=tools, tool_choice=tool_choice
-        )
-        return self._stream("/chat/completions", request)
+    def _answer(self, asked: Asked) -> Iterator[Piece]:
+        if isinstance(asked, Continuation):
+            request = completion_request(asked.prompt, asked.options)
+            return joined(self._chunks("/completions", request))
+        return joined(self._chunks("/chat/completions", chat_request(asked)))
 
     def embed(self, texts: Sequence[str]) -> Embeddings:  # noqa: D102  see Engine
         with self._asked("/embeddings", {"model": self.name, "input": list(texts)}) as response:
@@ -172,19 +173,12 @@ class OpenAiEngine(RemoteEngine):
             n_tokens=answer.get("usage", {}).get("prompt_tokens", 0),
         )
 
-    def _stream(self, path: str, request: dict[str, Any]) -> Iterator[Piece]:
-        return joined(self._chunks(path, request | {"model": self.name}))
-
-    def _chunks(self, path: str, request: dict[str, Any]) -> Iterator[Any]:
-        with self._asked(path, request) as response:
+    def _chunks(self, path: str, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        with self._asked(path, request | {"model": self.name}) as response:
             for line in response.iter_lines():
                 data = line.removeprefix("data:").strip()
-                if not line.startswith("data:") or data == "[DONE]":
-                    continue
-                chunk = json.loads(data)
-                if "error" in chunk:
-                    raise EngineError(f"{self._address}: {chunk['error']}")
-                yield chunk
+                if line.startswith("data:") and data != "[DONE]":
+                    yield self._parsed(data)
 
 
 class OllamaEngine(RemoteEngine):
@@ -193,56 +187,36 @@ class OllamaEngine(RemoteEngine):
     def __init__(self, name: str, address: str) -> None:
         super().__init__(name, address, {})
 
-    def generate(  # noqa: D102  see Engine
-        self,
-        prompt: str | Sequence[int],
-        options: GenerateOptions | None = None,
-        *,
-        scales: Scales | None = None,
-    ) -> Iterator[Piece]:
-        self._refuse_scales(scales)
-        if not isinstance(prompt, str):
-            raise UnsupportedError(f"{self.name}: Ollama takes text, not token ids")
-        return self._stream("/api/generate", {"prompt": prompt, "raw": True}, options)
-
-    def chat(  # noqa: D102  see Engine
-        self,
-        messages: Messages,
-        options: GenerateOptions | None = None,
-        *,
-        scales: Scales | None = None,
-        tools: Sequence[Mapping[str, Any]] = (),
-        tool_choice: str | Mapping[str, Any] | None = None,
-    ) -> Iterator[Piece]:
-        self._refuse_scales(scales)
-        if tool_choice is not None and tool_choice != "auto":
+    def _answer(self, asked: Asked) -> Iterator[Piece]:
+        if isinstance(asked, Continuation):
+            if not isinstance(asked.prompt, str):
+                raise UnsupportedError(f"{self.name}: Ollama takes text, not token ids")
+            request: dict[str, Any] = {"prompt": asked.prompt, "raw": True}
+            return self._lines("/api/generate", request, asked.options)
+        if asked.tool_choice not in (None, "auto"):
             raise UnsupportedError(f"{self.name}: Ollama does not take a tool choice")
-        request: dict[str, Any] = {"messages": [dict(message) for message in messages]}
-        if tools:
-            request["tools"] = [dict(tool) for tool in tools]
-        return self._stream("/api/chat", request, options)
+        request = {"messages": [dict(message) for message in asked.messages]}
+        if asked.tools:
+            request["tools"] = [dict(tool) for tool in asked.tools]
+        return self._lines("/api/chat", request, asked.options)
 
     def embed(self, texts: Sequence[str]) -> Embeddings:  # noqa: D102  see Engine
         with self._asked("/api/embed", {"model": self.name, "input": list(texts)}) as response:
             answer = json.loads(response.read())
         return Embeddings(vectors=answer["embeddings"], n_tokens=answer.get("prompt_eval_count", 0))
 
-    def _stream(
-        self, path: str, request: dict[str, Any], options: GenerateOptions | None
+    def _lines(
+        self, path: str, request: dict[str, Any], options: GenerateOptions
     ) -> Iterator[Piece]:
-        chosen = options or GenerateOptions()
-        request |= {"model": self.name, "stream": True, "options": ollama_options(chosen)}
-        if chosen.json_schema is not None:
-            request["format"] = dict(chosen.json_schema) or "json"
-        if chosen.n_log_probabilities:
-            request |= {"logprobs": True, "top_logprobs": chosen.n_log_probabilities}
+        request |= {"model": self.name, "stream": True, "options": ollama_options(options)}
+        if options.json_schema is not None:
+            request["format"] = dict(options.json_schema) or "json"
+        if options.n_log_probabilities:
+            request |= {"logprobs": True, "top_logprobs": options.n_log_probabilities}
         with self._asked(path, request) as response:
             for line in response.iter_lines():
                 if line.strip():
-                    chunk = json.loads(line)
-                    if "error" in chunk:
-                        raise EngineError(f"{self._address}: {chunk['error']}")
-                    yield ollama_piece(chunk)
+                    yield ollama_piece(self._parsed(line))
 
 
 def ollama_options(options: GenerateOptions) -> dict[str, Any]:
@@ -257,8 +231,6 @@ def ollama_options(options: GenerateOptions) -> dict[str, Any]:
 
 def ollama_piece(chunk: Mapping[str, Any]) -> Piece:
     """Return one line of an Ollama answer as a piece."""
-    from llamune.engine.pieces import log_probabilities
-
     message: Mapping[str, Any] = chunk.get("message") or {}
     calls = tuple(message.get("tool_calls") or ())
     reason = chunk.get("done_reason") or "stop"

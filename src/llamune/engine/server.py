@@ -11,11 +11,11 @@ import secrets
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -74,7 +74,8 @@ class LlamaServer:
         embeddings: bool,
     ) -> None:
         self._key = secrets.token_urlsafe(32)
-        self._working: set[threading.Thread] = set()
+        self._n_working = 0
+        self._idle = threading.Condition()
         self._scratch, path = one_path(list(paths))
         self._server: Any = start(
             path,
@@ -90,8 +91,8 @@ class LlamaServer:
 
     def close(self) -> None:
         """Finish what is being worked on and free the model; safe to call twice."""
-        for thread in list(self._working):
-            thread.join()
+        with self._idle:
+            self._idle.wait_for(lambda: self._n_working == 0)
         if self._server is not None:
             # the server's loop forgets a request to end that came before its first turn; this
             # question is answered by the loop itself
@@ -101,41 +102,49 @@ class LlamaServer:
             self._scratch.cleanup()
             self._scratch = None
 
-    def stream(self, method: str, request: dict[str, Any]) -> Iterator[Any]:
-        """Run one request on a thread of its own and yield the chunks of its answer.
+    def run(
+        self, method: str, request: dict[str, Any], receive: Callable[[dict[str, Any]], bool]
+    ) -> None:
+        """Run one request in the calling thread and hand over the chunks of its answer.
 
-        Closing the iterator stops the work at the next token.
+        Args:
+            method: of xllamacpp's server.
+            request: its body.
+            receive: takes a chunk; true ends the work at the next token.
 
         Raises:
             EngineError: the server refuses the request.
         """
         handler = getattr(self._opened(), method)
-        arrived: SimpleQueue[Any] = SimpleQueue()
-        stopped = threading.Event()
+        failures: list[Exception] = []
 
-        def receive(chunk: Any) -> bool:
-            arrived.put(chunk)
-            return stopped.is_set()  # true ends the work
-
-        def work() -> None:
+        def take(chunk: dict[str, Any]) -> bool:
             try:
-                handler(request, receive)
-            except (ValueError, RuntimeError, TypeError) as error:
-                arrived.put({"error": {"message": str(error)}})
-            finally:
-                arrived.put(None)
-
-        thread = threading.Thread(target=work, daemon=True)
-        self._working.add(thread)
-        thread.start()
-        try:
-            for chunk in iter(arrived.get, None):
                 refuse_error(chunk)
-                yield chunk
+                return receive(chunk)
+            except Exception as error:  # noqa: BLE001  raised below: xllamacpp would swallow it
+                failures.append(error)
+                return True
+
+        with self._at_work():
+            try:
+                handler(request, take)
+            except (ValueError, RuntimeError, TypeError) as error:
+                raise EngineError(f"llama.cpp: {error}") from error
+        if failures:
+            raise failures[0]
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Keep the model from being freed."""
+        with self._idle:
+            self._n_working += 1
+        try:
+            yield
         finally:
-            stopped.set()
-            thread.join()
-            self._working.discard(thread)
+            with self._idle:
+                self._n_working -= 1
+                self._idle.notify_all()
 
     def embed(self, texts: Sequence[str]) -> Embeddings:
         """Return one vector a text."""

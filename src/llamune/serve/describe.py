@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from llamune.engine import persona_of
+from llamune.errors import LlamuneError
 from llamune.gguf import ModelFile
-from llamune.serve.errors import RequestError
 from llamune.store import Model
 
-__all__ = ["details", "refuse_tools_unless_known", "shown"]
+__all__ = ["details", "shown"]
 
 HIDDEN_KEYS = ("tokenizer.chat_template", "general.name")  # Ollama's own server hides these
-TEMPLATE_KEYS = ("tokenizer.chat_template", "tokenizer.chat_template.tool_use")
 MAX_ARRAY = 32  # longer arrays are given with `verbose` only
 
 
@@ -42,7 +42,6 @@ def shown(model: Model, *, verbose: bool) -> dict[str, Any]:
             {"name": info.name, "type": info.type.name, "shape": list(reversed(info.shape))}
             for info in file.tensors.values()
         ]
-        knows_tools = writes_tools(file)
     config = model.config
     modified = model.path.stat().st_mtime
     answer: dict[str, Any] = {
@@ -59,7 +58,7 @@ def shown(model: Model, *, verbose: bool) -> dict[str, Any]:
         ),
         "model_info": info,
         "tensors": tensors,
-        "capabilities": ["completion", *(["tools"] if knows_tools else [])],
+        "capabilities": ["completion", *(["tools"] if takes_tools(model) else [])],
         "modified_at": datetime.fromtimestamp(modified, UTC).isoformat().replace("+00:00", "Z"),
     }
     if model.renderer:
@@ -69,20 +68,12 @@ def shown(model: Model, *, verbose: bool) -> dict[str, Any]:
     return answer
 
 
-def refuse_tools_unless_known(model: Model) -> None:
-    """Refuse tools for a model whose prompt would not mention them: llama.cpp drops them silently.
-
-    Raises:
-        RequestError: 400, the file's own template, by which llama.cpp renders tools, has none.
-    """
-    with ModelFile.open(model.paths) as file:
-        if not writes_tools(file):
-            raise RequestError(400, f"model '{model}' does not support tools", param="tools")
-
-
-def writes_tools(file: ModelFile) -> bool:
-    """Whether a file's own chat template writes the tools of a request into the prompt."""
-    return any("tools" in file.metadata.text(key, default="") for key in TEMPLATE_KEYS)
+def takes_tools(model: Model) -> bool:
+    """Whether a model's prompt mentions the tools of a request."""
+    try:
+        return persona_of(model).takes_tools
+    except LlamuneError:  # no template, or one that does not work: no conversation at all
+        return False
 
 
 def value_of(file: ModelFile, key: str, *, verbose: bool) -> Any:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from llamune.errors import LlamuneError
 
-__all__ = ["RequestError", "error_body"]
+__all__ = ["OLLAMA_RESPONSES", "OPENAI_RESPONSES", "RequestError", "error_body"]
 
 OPENAI_TYPES = {
     401: "authentication_error",
@@ -68,3 +70,47 @@ def error_body(path: str, error: RequestError) -> dict[str, Any]:
             "code": error.code,
         }
     }
+
+
+class OpenAiFault(BaseModel):
+    """What went wrong, in OpenAI's words."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAiError(BaseModel):
+    """An error of OpenAI's API."""
+
+    error: OpenAiFault
+
+
+class OllamaError(BaseModel):
+    """An error of Ollama's API."""
+
+    error: str
+
+
+STATUSES: dict[int, str] = {
+    400: "The request is malformed, or asks for what is not done here.",
+    401: "An API key is needed, or this one is not valid.",
+    403: "A foreign host name or web origin.",
+    404: "There is no such model.",
+    408: "The body came too slowly.",
+    413: "The body is too large.",
+    422: "The model is there and cannot be used.",
+    429: "The key has used up its minute.",
+    500: "The server has a fault.",
+    503: "There is not enough memory now.",
+}
+
+
+def documented(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """Return every error that a route may answer with, for the published description."""
+    return {status: {"model": model, "description": text} for status, text in STATUSES.items()}
+
+
+OPENAI_RESPONSES = documented(OpenAiError)
+OLLAMA_RESPONSES = documented(OllamaError)

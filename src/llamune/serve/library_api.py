@@ -16,7 +16,7 @@ from llamune.adapter import DIGEST_KEY
 from llamune.errors import LlamuneError
 from llamune.files import new_file
 from llamune.gguf import ModelFile
-from llamune.serve.errors import RequestError
+from llamune.serve.errors import OLLAMA_RESPONSES, RequestError
 from llamune.serve.ollama_models import CopyRequest, CreateRequest, NamedRequest
 from llamune.serve.openai_api import service_of
 from llamune.serve.pool import Pool
@@ -36,7 +36,7 @@ from llamune.store import (
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/api", tags=["Ollama"])
+router = APIRouter(prefix="/api", tags=["Ollama"], responses=OLLAMA_RESPONSES)
 
 Digest = Annotated[str, PathParameter(pattern=r"^sha256:[0-9a-f]{64}$")]
 ADAPTER = "adapter"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,9 +16,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from llamune import __version__
-from llamune.engine import Piece
-from llamune.serve.describe import details, refuse_tools_unless_known, shown
-from llamune.serve.errors import error_body
+from llamune.engine import Asked, Continuation, Conversation, Piece
+from llamune.serve.describe import details, shown
+from llamune.serve.errors import OLLAMA_RESPONSES, error_body
 from llamune.serve.ollama_models import (
     Asking,
     ChatRequest,
@@ -30,11 +30,12 @@ from llamune.serve.openai_api import chat_tokens, joined_calls, service_of, whol
 from llamune.serve.pool import Loaded
 from llamune.serve.service import Job, PieceStream
 from llamune.serve.streams import in_thread, until_client_leaves
+from llamune.serve.tool_models import plain_tools
 from llamune.store import list_models
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/api", tags=["Ollama"])
+router = APIRouter(prefix="/api", tags=["Ollama"], responses=OLLAMA_RESPONSES)
 
 # adapters can be created through this API, as they could until that version of Ollama's own
 API_VERSION = f"0.34.0+llamune.{__version__}"
@@ -116,16 +117,17 @@ async def generate(request: Request, body: GenerateRequest) -> Response:
     if not body.prompt:
         return await load_only(request, body)
 
-    def start(job: Job) -> Iterator[Piece]:
-        engine, options = job.lease.engine, body.generate_options()
-        if body.raw:
-            return engine.generate(body.prompt, options)
-        return engine.chat(body.messages(), options)
+    options = body.generate_options()
+    asked: Asked = (
+        Continuation(prompt=body.prompt, options=options)
+        if body.raw
+        else Conversation(messages=body.messages(), options=options)
+    )
 
     def part(piece: Piece) -> dict[str, Any]:
         return {"response": piece.text, **thought(piece)}
 
-    return await answer(request, body, start, part)
+    return await answer(request, body, asked, part)
 
 
 @router.post("/chat")
@@ -135,14 +137,11 @@ async def chat(request: Request, body: ChatRequest) -> Response:
     if not body.messages:
         return await load_only(request, body)
 
-    def start(job: Job) -> Iterator[Piece]:
-        if body.tools:
-            refuse_tools_unless_known(job.lease.model)
-        return job.lease.engine.chat(
-            [ollama_to_openai(message) for message in body.messages],
-            body.generate_options(),
-            tools=body.tools or (),
-        )
+    asked = Conversation(
+        messages=[ollama_to_openai(message) for message in body.messages],
+        options=body.generate_options(),
+        tools=plain_tools(body.tools),
+    )
 
     def part(piece: Piece) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": piece.text, **thought(piece)}
@@ -150,24 +149,22 @@ async def chat(request: Request, body: ChatRequest) -> Response:
             message["tool_calls"] = openai_to_ollama_calls(piece.tool_calls)
         return {"message": message}
 
-    return await answer(request, body, start, part)
+    return await answer(request, body, asked, part)
 
 
-async def answer(
-    request: Request, body: Asking, start: Callable[[Job], Iterator[Piece]], part: Body
-) -> Response:
+async def answer(request: Request, body: Asking, asked: Asked, part: Body) -> Response:
     """Answer at once or line by line.
 
     Args:
         request: who asks.
-        body: what is asked.
-        start: begins the work.
+        body: what the client sent.
+        asked: the same in the engine's words.
         part: gives the fields that carry a piece of the answer.
     """
     arrived = time.monotonic()
     job = await service_of(request).open(request, body.model)
     try:
-        await job.start(lambda: start(job))
+        await job.start(asked)
         if body.stream:
             return PieceStream(
                 job,

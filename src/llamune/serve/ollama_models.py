@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from llamune.engine import GenerateOptions
 from llamune.errors import LlamuneError
 from llamune.serve.errors import RequestError
+from llamune.serve.tool_models import Tool
 
 __all__ = [
     "ChatRequest",
@@ -116,7 +117,7 @@ class ChatRequest(Asking):
     """`POST /api/chat`."""
 
     messages: list[dict[str, Any]] = []
-    tools: list[dict[str, Any]] | None = None
+    tools: list[Tool] | None = None
 
     def refuse_unsupported(self) -> None:
         """Refuse what would change the answer and is not done here."""

@@ -15,17 +15,16 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from llamune.engine import Answer, TokenLogProbability, collect
-from llamune.serve.describe import refuse_tools_unless_known
+from llamune.engine import Answer, Continuation, TokenLogProbability, collect
 from llamune.serve.echo import echoed
-from llamune.serve.errors import error_body
+from llamune.serve.errors import OPENAI_RESPONSES, error_body
 from llamune.serve.openai_models import ChatRequest, CompletionRequest, EmbeddingsRequest
 from llamune.serve.service import Job, PieceStream, Service
 from llamune.serve.streams import in_thread, until_client_leaves
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/v1", tags=["OpenAI"])
+router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=OPENAI_RESPONSES)
 
 OWNER = "library"
 
@@ -60,18 +59,10 @@ def model_entry(name: str) -> dict[str, Any]:
 @router.post("/chat/completions")
 async def chat(request: Request, body: ChatRequest) -> Response:
     """Answer a conversation."""
-    body.refuse_unsupported()
-    options = body.generate_options()
+    asked = body.asked()
     job = await service_of(request).open(request, body.model)
-    engine = job.lease.engine
     try:
-        if body.tools:
-            await in_thread(lambda: refuse_tools_unless_known(job.lease.model))
-        await job.start(
-            lambda: engine.chat(
-                body.messages, options, tools=body.tools or (), tool_choice=body.tool_choice
-            )
-        )
+        await job.start(asked)
         if body.stream:
             return stream(job, chat_chunks(job, wants_usage=body.wants_usage))
         answer = await until_client_leaves(request, whole(job))
@@ -86,22 +77,21 @@ async def chat(request: Request, body: ChatRequest) -> Response:
 async def complete(request: Request, body: CompletionRequest) -> Response:
     """Continue a text; with `echo`, give the log-probabilities of its own tokens too."""
     body.refuse_unsupported()
-    options = body.generate_options()
-    prompts = body.prompts()
+    asked = [body.asked(prompt) for prompt in body.prompts()]
     if body.stream:
         job = await service_of(request).open(request, body.model)
         try:
-            await job.start(lambda: job.lease.engine.generate(prompts[0], options))
+            await job.start(asked[0])
         except BaseException:
             await job.close()
             raise
         return stream(job, text_chunks(job, body))
     choices: list[dict[str, Any]] = []
     usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-    for index, prompt in enumerate(prompts):
+    for index, one in enumerate(asked):
         job = await service_of(request).open(request, body.model)
         try:
-            choice = await until_client_leaves(request, complete_one(job, body, prompt))
+            choice = await until_client_leaves(request, complete_one(job, body, one))
         finally:
             await job.close()
         choices.append({"index": index, **choice})
@@ -110,17 +100,15 @@ async def complete(request: Request, body: CompletionRequest) -> Response:
     return JSONResponse(envelope(job, "text_completion", choices) | {"usage": usage})
 
 
-async def complete_one(
-    job: Job, body: CompletionRequest, prompt: str | list[int]
-) -> dict[str, Any]:
+async def complete_one(job: Job, body: CompletionRequest, asked: Continuation) -> dict[str, Any]:
     """Return the choice that answers one prompt."""
     before = None
     if body.echo:
-        before = await echoed(job, prompt, n_alternatives=body.n_log_probabilities)
+        before = await echoed(job, asked.prompt, n_alternatives=body.n_log_probabilities)
     if body.echo and body.max_tokens == 0:
         answer = Answer(text="", finish_reason="length")
     else:
-        await job.start(lambda: job.lease.engine.generate(prompt, body.generate_options()))
+        await job.start(asked)
         answer = await whole(job)
     tokens = [*(before.tokens if before else ()), *answer.log_probabilities]
     return {

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llamune.engine import GenerateOptions
+from llamune.engine import Continuation, Conversation, GenerateOptions
 from llamune.errors import LlamuneError
 from llamune.serve.errors import RequestError
+from llamune.serve.tool_models import NamedChoice, Tool, ToolChoice, plain_tools
 
 __all__ = ["ChatRequest", "CompletionRequest", "EmbeddingsRequest"]
 
@@ -120,16 +121,28 @@ class ChatRequest(Sampling):
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOG_PROBABILITIES)] = 0
     response_format: ResponseFormat | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
 
-    def generate_options(self) -> GenerateOptions:
-        """Return the request in the engine's words."""
+    def asked(self) -> Conversation:
+        """Return the request in the engine's words.
+
+        Raises:
+            RequestError: 400, what cannot be done here, naming the field.
+        """
+        self.refuse_unsupported()
         form = self.response_format or ResponseFormat()
-        return self.options(
+        choice = self.tool_choice
+        options = self.options(
             max_tokens=self.max_completion_tokens or self.max_tokens,
             n_log_probabilities=max(1, self.top_logprobs) if self.logprobs else 0,
             json_schema=form.schema_of_answer(),
+        )
+        return Conversation(
+            messages=self.messages,
+            options=options,
+            tools=plain_tools(self.tools),
+            tool_choice=choice.function.name if isinstance(choice, NamedChoice) else choice,
         )
 
 
@@ -169,13 +182,14 @@ class CompletionRequest(Sampling):
         tokens = [item for item in self.prompt if isinstance(item, int)]
         return [tokens] if tokens else [item for item in self.prompt if not isinstance(item, int)]
 
-    def generate_options(self) -> GenerateOptions:
-        """Return the request in the engine's words."""
+    def asked(self, prompt: str | list[int]) -> Continuation:
+        """Return the request for one of its prompts in the engine's words."""
         wanted = self.n_log_probabilities
-        return self.options(
+        options = self.options(
             max_tokens=max(1, self.max_tokens),
             n_log_probabilities=0 if wanted is None else max(1, wanted),
         )
+        return Continuation(prompt=prompt, options=options)
 
 
 class EmbeddingsRequest(BaseModel):

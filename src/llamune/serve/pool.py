@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from llamune.engine import AdapterFile, EmbeddedEngine, Engine, NativeModel
+from llamune.engine import AdapterFile, EmbeddedEngine, NativeModel
 from llamune.errors import LlamuneError
 from llamune.serve.errors import RequestError
 from llamune.serve.streams import in_thread
@@ -49,9 +49,21 @@ class Loaded:
     adapter_files: tuple[AdapterFile, ...]
     scorer: NativeModel | None = None  # a second view of the mapped weights, opened when asked for
     scorer_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    views: dict[str, tuple[Model, EmbeddedEngine]] = field(default_factory=dict)
     n_leases: int = 0
     last_used: float = field(default_factory=time.monotonic)
     superseded: bool = False
+
+    def view(self, model: Model) -> EmbeddedEngine:
+        """Return the engine as one of the base's models.
+
+        A model that has not changed keeps its view, and with it its tokenizer and template.
+        """
+        known = self.views.get(str(model))
+        if known is None or known[0] != model:
+            known = (model, self.engine.as_model(model))
+            self.views[str(model)] = known
+        return known[1]
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,7 @@ class Lease:
 
     name: ModelName
     model: Model
-    engine: Engine
+    engine: EmbeddedEngine
     load_seconds: float
     loaded: Loaded
 
@@ -158,7 +170,7 @@ class Pool:
             yield Lease(
                 name=model.name or ModelName.parse(name),
                 model=model,
-                engine=loaded.engine.as_model(model),
+                engine=loaded.view(model),
                 load_seconds=time.monotonic() - started,
                 loaded=loaded,
             )
@@ -182,7 +194,7 @@ class Pool:
                 n_bytes = await in_thread(lambda: self.memory_needed(model))
             except LlamuneError as error:
                 raise unusable(str(model), error) from error
-            await self.make_room(n_bytes, keep=place)
+            await self.make_room(n_bytes)
             try:
                 engine = await in_thread(
                     lambda: self.open_engine(model, list(siblings.values()), embeddings=embeddings)
@@ -192,7 +204,7 @@ class Pool:
             files = [AdapterFile(path=adapter.path) for adapter in siblings.values()]
             fresh = Loaded(model, frozenset(siblings), engine, n_bytes, tuple(files))
             self.loaded[place] = fresh
-            if found is not None:
+            if found is not None and not found.superseded:  # it may have made room already
                 await self.retire(found)
             return fresh
 
@@ -206,7 +218,7 @@ class Pool:
                     adapters |= adapters_of(model)
         return adapters
 
-    async def make_room(self, n_bytes: int, *, keep: tuple[str, ...]) -> None:
+    async def make_room(self, n_bytes: int) -> None:
         """Close idle engines, the longest unused first, until enough memory is free.
 
         Raises:
@@ -216,7 +228,7 @@ class Pool:
             idle = [
                 (loaded.last_used, base)
                 for base, loaded in self.loaded.items()
-                if loaded.n_leases == 0 and base != keep
+                if loaded.n_leases == 0
             ]
             if not idle:
                 raise RequestError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 
@@ -12,11 +12,12 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from llamune.engine import EngineError, Piece
+from llamune.engine import Asked, EngineError, Piece
+from llamune.errors import UnsupportedError
 from llamune.serve.errors import RequestError
 from llamune.serve.metering import Meter, Usage
 from llamune.serve.pool import Lease, Pool
-from llamune.serve.streams import in_thread, iterate
+from llamune.serve.streams import handed_over, in_thread
 from llamune.text import TextError
 
 logger = logging.getLogger(__name__)
@@ -34,33 +35,53 @@ class Job:
     first: Piece | None = None
     rest: AsyncIterator[Piece] | None = field(default=None, repr=False)
 
-    async def start(self, source: Callable[[], Iterator[Piece]]) -> None:
+    async def start(self, asked: Asked) -> None:
         """Begin the answer and wait for its first piece, so that a refusal is still a status.
 
         Raises:
             RequestError: 400, the engine refuses the request.
         """
+        engine = self.lease.engine
+
+        def push(receive: Callable[[Piece], bool]) -> None:
+            engine.push(asked, receive)
+
+        rest = await self.stack.enter_async_context(handed_over(push))
+        self.rest = rest
         try:
-            pieces = await in_thread(source)  # rendering a long conversation takes its time
-            self.rest = await self.stack.enter_async_context(iterate(pieces))
-            self.first = await anext(self.rest, None)
-        except (EngineError, TextError) as error:
+            self.first = await anext(rest, None)
+        except (EngineError, TextError, UnsupportedError) as error:
             raise RequestError(400, error.message) from error
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """Give all pieces, the first one too, counting tokens on the way.
 
+        Whoever has read the end of an answer finds it counted, whatever happens to this process
+        then: the job closes before its last piece goes out.
+
         Raises:
             RequestError: 500, the engine fails in the middle.
         """
-        if self.first is None or self.rest is None:
-            return
-        self.count(self.first)
-        yield self.first
-        try:
-            async for piece in self.rest:
-                self.count(piece)
+        piece = self.first
+        while piece is not None:
+            self.count(piece)
+            if piece.finish_reason is not None:
+                await self.close()
                 yield piece
+                return
+            yield piece
+            piece = await self.following()
+
+    async def following(self) -> Piece | None:
+        """Wait for the next piece; None after the last one.
+
+        Raises:
+            RequestError: 500, the engine fails in the middle.
+        """
+        if self.rest is None:
+            return None
+        try:
+            return await anext(self.rest, None)
         except EngineError as error:
             logger.warning("%s stopped in mid-answer: %s", self.usage.model, error.message)
             raise RequestError(500, "the engine failed in mid-answer") from error

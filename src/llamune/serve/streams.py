@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from anyio import to_thread
 from starlette.requests import Request
 
 from llamune.serve.errors import RequestError
 
-__all__ = ["ClientLeftError", "in_thread", "iterate", "until_client_leaves"]
+__all__ = ["ClientLeftError", "handed_over", "in_thread", "until_client_leaves"]
 
 T = TypeVar("T")
 
@@ -33,20 +34,43 @@ async def in_thread(function: Callable[[], T]) -> T:
 
 
 @asynccontextmanager
-async def iterate(source: Iterator[T]) -> AsyncIterator[AsyncIterator[T]]:
-    """Give the items of a blocking iterator; the iterator is closed when the block ends."""
+async def handed_over(
+    push: Callable[[Callable[[T], bool]], None],
+) -> AsyncIterator[AsyncIterator[T]]:
+    """Give the items that blocking work hands over; it ends with the block, at its next item.
+
+    One thread does the whole work and never waits for the event loop: a token costs one wake-up.
+
+    Args:
+        push: does the work; what it hands items to answers true where it should end.
+    """
+    loop = asyncio.get_running_loop()
     end = object()
+    arrived: asyncio.Queue[Any] = asyncio.Queue()
+    stopped = threading.Event()
+
+    def receive(item: T) -> bool:
+        loop.call_soon_threadsafe(arrived.put_nowait, item)
+        return stopped.is_set()
+
+    async def work() -> None:
+        try:
+            await in_thread(lambda: push(receive))
+        finally:
+            arrived.put_nowait(end)
+
+    working = asyncio.create_task(work())
 
     async def items() -> AsyncIterator[T]:
-        while (item := await in_thread(lambda: next(source, end))) is not end:
-            yield item  # type: ignore[misc]  # the sentinel is ruled out by the condition
+        while (item := await arrived.get()) is not end:
+            yield item
+        await working
 
     try:
         yield items()
     finally:
-        close = getattr(source, "close", None)
-        if close is not None:
-            await asyncio.shield(asyncio.to_thread(close))
+        stopped.set()
+        await asyncio.shield(asyncio.gather(working, return_exceptions=True))
 
 
 async def until_client_leaves(request: Request, work: Awaitable[T]) -> T:

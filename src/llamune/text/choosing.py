@@ -27,7 +27,7 @@ from llamune.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from llamune.store import Model
 
-__all__ = ["has_template", "template_of"]
+__all__ = ["has_template", "is_layered", "template_of"]
 
 KEY = "tokenizer.chat_template"
 TOOLS_KEY = "tokenizer.chat_template.tool_use"
@@ -72,6 +72,12 @@ def template_of(
     if chosen in NAMED:
         return from_text(NAMED[chosen], tokenizer, where=f"template {chosen}", layers=layers)
     return from_text(read_template(chosen), tokenizer, where=chosen, layers=layers)
+
+
+def is_layered(model: Model) -> bool:
+    """Whether something beside the model file may say how it is prompted."""
+    layers = (model.template, model.renderer, model.parser, model.config.get(CARRIED))
+    return any(layer is not None for layer in layers)
 
 
 def has_template(file: ModelFile) -> bool:
