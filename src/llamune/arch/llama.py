@@ -14,16 +14,8 @@ import numpy as np
 
 from llamune.arch.described import Config, Described
 from llamune.arch.family import Family
-from llamune.arch.parts import (
-    OUTPUT,
-    Keys,
-    common_config,
-    common_keys,
-    extra_tensors,
-    model_rules,
-    plain_block,
-    rope_keys,
-)
+from llamune.arch.keys import Keys, common_keys, rope_keys
+from llamune.arch.parts import dense_family, plain_block
 from llamune.arch.registry import NewKeys, converts, register
 
 ROPE_FACTORS = "rope_freqs.weight"
@@ -44,7 +36,6 @@ def llama(model: Described) -> Family:
     sizes = keys.sizes()
     keys.full_rotary(sizes.head_dim)
     keys.refuse_keys("attention.scale", "attention.temperature_scale", "logit_scale")
-    tied = not keys.has_tensor(OUTPUT)
     attention_bias = keys.has_tensor("blk.0.attn_output.bias")
     mlp_bias = keys.has_tensor("blk.0.ffn_down.bias")
     biases = (*(ATTENTION if attention_bias else ()), *(FEED_FORWARD if mlp_bias else ()))
@@ -52,23 +43,20 @@ def llama(model: Described) -> Family:
     has_factors = keys.has_tensor(ROPE_FACTORS)
     if has_factors:
         rope = llama3_parameters(model.floats(ROPE_FACTORS), rope, sizes.head_dim)
-    return Family(
-        name="llama",
-        sizes=sizes,
+    return dense_family(
+        keys,
+        sizes,
         model_type="llama",
         config_class="LlamaConfig",
         model_class="LlamaForCausalLM",
         config={
-            **common_config(keys, sizes, tied=tied),
             "hidden_act": "silu",
             "rope_parameters": rope,
             "attention_bias": attention_bias,
             "mlp_bias": mlp_bias,
         },
-        rules=model_rules(sizes, plain_block(sizes, pairs=True, biases=biases), tied=tied),
-        tied=tied,
+        block=plain_block(sizes, pairs=True, biases=biases),
         rope_factors=ROPE_FACTORS if has_factors else None,
-        extra=extra_tensors(model),
     )
 
 

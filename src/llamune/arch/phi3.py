@@ -15,18 +15,8 @@ import numpy as np
 
 from llamune.arch.described import Config, Described
 from llamune.arch.family import Family, Sizes, TensorRule
-from llamune.arch.parts import (
-    OUTPUT,
-    PRE_NORMS,
-    Keys,
-    common_config,
-    common_keys,
-    extra_tensors,
-    linear,
-    model_rules,
-    norm,
-    rope_keys,
-)
+from llamune.arch.keys import Keys, common_config, common_keys, rope_keys
+from llamune.arch.parts import PRE_NORMS, extra_tensors, linear, model_rules, norm
 from llamune.arch.registry import NewKeys, converts, register
 
 LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
@@ -39,9 +29,8 @@ def phi3(model: Described) -> Family:
     sizes = keys.sizes()
     if sizes.head_dim * sizes.n_head != sizes.d_model:
         raise keys.refuse("heads that do not fill the embedding")
-    tied = not keys.has_tensor(OUTPUT)
     original = keys.integer("rope.scaling.original_context_length", sizes.context_length)
-    config = common_config(keys, sizes, tied=tied)
+    config = common_config(keys, sizes)
     del config["head_dim"]  # this config class derives it
     config["pad_token_id"] = padding(config, sizes.n_vocab)
     return Family(
@@ -57,8 +46,8 @@ def phi3(model: Described) -> Family:
             "rope_parameters": rope_parameters(keys, sizes, original),
             "sliding_window": None,
         },
-        rules=model_rules(sizes, block(sizes), tied=tied),
-        tied=tied,
+        rules=model_rules(sizes, block(sizes), tied=keys.tied),
+        tied=keys.tied,
         extra=extra_tensors(model),
     )
 

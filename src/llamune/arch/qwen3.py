@@ -9,16 +9,8 @@ from __future__ import annotations
 
 from llamune.arch.described import Config, Described
 from llamune.arch.family import Family
-from llamune.arch.parts import (
-    OUTPUT,
-    Keys,
-    common_config,
-    common_keys,
-    extra_tensors,
-    model_rules,
-    plain_block,
-    rope_keys,
-)
+from llamune.arch.keys import Keys, common_keys, rope_keys
+from llamune.arch.parts import dense_family, plain_block
 from llamune.arch.registry import NewKeys, converts, register
 
 
@@ -28,23 +20,19 @@ def qwen3(model: Described) -> Family:
     keys = Keys(model)
     sizes = keys.sizes()
     keys.full_rotary(sizes.head_dim)
-    tied = not keys.has_tensor(OUTPUT)
-    return Family(
-        name="qwen3",
-        sizes=sizes,
+    return dense_family(
+        keys,
+        sizes,
         model_type="qwen3",
         config_class="Qwen3Config",
         model_class="Qwen3ForCausalLM",
         config={
-            **common_config(keys, sizes, tied=tied),
             "hidden_act": "silu",
             "rope_parameters": keys.rope_parameters(),
             "attention_bias": False,
             "use_sliding_window": False,
         },
-        rules=model_rules(sizes, plain_block(sizes, qk_norm=True), tied=tied),
-        tied=tied,
-        extra=extra_tensors(model),
+        block=plain_block(sizes, qk_norm=True),
     )
 
 
