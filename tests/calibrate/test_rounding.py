@@ -125,13 +125,14 @@ def test_a_stopped_pass_goes_on_and_ends_the_same(tmp_path: Path) -> None:
             rounded(file, tmp_path / "work", advance=stop)
         asked: list[str] = []
 
-        def weight_of(name: str) -> Any:
+        def weight_of(name: str, start: int, stop: int) -> Any:
             asked.append(name)
-            return file.floats(name)
+            return file.floats(name, start, stop)
 
         again = rounded(file, tmp_path / "work", weight_of=weight_of)
         assert asked
         assert not any(name.startswith("blk.0.") for name in asked)
+        assert len(asked) == len(set(asked))  # a merged weight is worth computing once
         assert again.gains == whole.gains
         for name in plan(file, "Q4_0"):
             first, second = (
@@ -145,6 +146,26 @@ def test_a_folder_of_another_pass_is_begun_anew(tmp_path: Path) -> None:
         rounded(file, tmp_path / "work", "Q4_0")
         result = rounded(file, tmp_path / "work", "Q5_0")
         assert {gain.type for gain in result.gains} == {"Q5_0"}
+
+
+def test_slabs_of_rows_are_rounded_as_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ModelFile.open(tiny_model(tmp_path, "phi3", "F32")) as file:
+        whole = rounded(file, tmp_path / "whole")
+        monkeypatch.setattr("llamune.calibrate.rounding.SLAB_ROWS", 96)
+        parts = rounded(file, tmp_path / "parts")
+        for one, other in zip(parts.gains, whole.gains, strict=True):
+            assert one.name == other.name
+            assert one.error == pytest.approx(other.error, rel=1e-3)
+            assert one.nearest_error == pytest.approx(other.nearest_error, rel=1e-3)
+        assert "output.weight" in whole.types  # given slab by slab too
+
+
+def test_what_is_written_can_be_discarded(tmp_path: Path) -> None:
+    with ModelFile.open(tiny_model(tmp_path, "llama", "F32")) as file:
+        rounded(file, tmp_path / "work").discard()
+    assert not (tmp_path / "work").exists()
 
 
 def test_windows_keep_texts_apart() -> None:

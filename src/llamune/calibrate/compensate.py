@@ -18,13 +18,57 @@ from llamune.calibrate.errors import CalibrateError
 from llamune.calibrate.grids import grid_of, has_grid
 from llamune.gguf import QuantType, floats_to_rows, rows_to_floats
 
-__all__ = ["Rounded", "compensate", "output_errors"]
+__all__ = ["Inputs", "Rounded", "compensate", "least_errors", "output_errors"]
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 DAMPINGS = (0.01, 0.1, 1.0)  # of the mean second moment, tried in turn
 STRIDE = 32  # columns whose errors are carried on at once, by one matrix product
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a layer is given, made ready for rounding its weight.
+
+    Args:
+        moments: mean of x xᵀ, float32 (columns, columns).
+        factor: upper Cholesky factor of the damped moments' inverse; None where there is none.
+        damping: what was added to the diagonal, as a share of its mean; 0 without a factor.
+    """
+
+    moments: Tensor
+    factor: Tensor | None
+    damping: float
+
+    @classmethod
+    def of(cls, moments: Tensor, *, name: str) -> Inputs:
+        """Factor second moments, damped as little as gives a factor.
+
+        A channel that never fired has a row of zeros: damping alone stands there, so that it takes
+        no part in the compensation and its weights are rounded by themselves.
+
+        Args:
+            moments: mean of x xᵀ, float32 (columns, columns).
+            name: the tensors, for messages.
+
+        Raises:
+            CalibrateError: NaN or infinity among the moments.
+        """
+        require_finite(moments, f"{name}: an input")
+        mean = moments.diagonal().mean()
+        if float(mean) > 0.0:
+            for damping in DAMPINGS:
+                damped = moments.clone()
+                damped.diagonal().add_(damping * mean)
+                if (factor := inverse_factor(damped)) is not None:
+                    return cls(moments, factor, damping)
+        return cls(moments, None, 0.0)
+
+    @property
+    def n_dead(self) -> int:
+        """How many channels never fired."""
+        return int((self.moments.diagonal() == 0).sum())
 
 
 @dataclass(frozen=True)
@@ -44,12 +88,12 @@ class Rounded:
     outputs: Tensor
 
 
-def compensate(weight: Tensor, moments: Tensor, kind: QuantType, *, name: str) -> Rounded:
+def compensate(weight: Tensor, inputs: Inputs, kind: QuantType, *, name: str) -> Rounded:
     """Round a weight so that the layer's output changes least.
 
     Args:
         weight: float32 (rows, columns).
-        moments: mean of x xᵀ over the layer's inputs, float32 (columns, columns).
+        inputs: what the layer is given.
         kind: how to store it; a type without even levels is rounded to nearest.
         name: the tensor, for messages.
 
@@ -57,15 +101,14 @@ def compensate(weight: Tensor, moments: Tensor, kind: QuantType, *, name: str) -
         the packed rows, never worse than rounding to nearest in any row.
 
     Raises:
-        CalibrateError: NaN or infinity among the weights or moments.
+        CalibrateError: NaN or infinity among the weights.
     """
     require_finite(weight, f"{name}: a weight")
-    require_finite(moments, f"{name}: an input")
+    moments = inputs.moments
     packed = floats_to_rows(weight.cpu().numpy(), kind)
     nearest_errors = errors = output_errors(weight, packed, kind, moments)
-    factor = inverse_factor(moments) if has_grid(kind) else None
-    if factor is not None:
-        swept_rows = swept(weight, factor, moments.diagonal(), kind)
+    if inputs.factor is not None and has_grid(kind):
+        swept_rows = swept(weight, inputs.factor, moments.diagonal(), kind)
         swept_errors = output_errors(weight, swept_rows, kind, moments)
         better = swept_errors < nearest_errors
         errors = torch.where(better, swept_errors, nearest_errors)
@@ -76,6 +119,19 @@ def compensate(weight: Tensor, moments: Tensor, kind: QuantType, *, name: str) -
         nearest_errors=nearest_errors,
         outputs=((weight @ moments) * weight).sum(dim=1),
     )
+
+
+def least_errors(weight: Tensor, inputs: Inputs, kind: QuantType) -> Tensor:
+    """Return each row's mean squared output error as `compensate` would leave it, (rows,).
+
+    Cheaper than `compensate`: nothing is kept, and rounding to nearest is tried only where there
+    is nothing better.
+    """
+    if inputs.factor is not None and has_grid(kind):
+        packed = swept(weight, inputs.factor, inputs.moments.diagonal(), kind)
+    else:
+        packed = floats_to_rows(weight.cpu().numpy(), kind)
+    return output_errors(weight, packed, kind, inputs.moments)
 
 
 def require_finite(values: Tensor, what: str) -> None:
@@ -95,27 +151,14 @@ def output_errors(weight: Tensor, packed: Bytes, kind: QuantType, moments: Tenso
     return ((difference @ moments) * difference).sum(dim=1)
 
 
-def inverse_factor(moments: Tensor) -> Tensor | None:
-    """Return the upper Cholesky factor of the damped moments' inverse, None if there is none.
-
-    A channel that never fired has a row of zeros: damping alone stands there, so that it takes
-    no part in the compensation and its weights are rounded by themselves.
-    """
-    mean = moments.diagonal().mean()
-    if float(mean) <= 0.0:
+def inverse_factor(damped: Tensor) -> Tensor | None:
+    """Return the upper Cholesky factor of a matrix's inverse, None if float32 gives none."""
+    lower, failed = torch.linalg.cholesky_ex(damped)
+    if int(failed):
         return None
-    for damping in DAMPINGS:
-        damped = moments.clone()
-        damped.diagonal().add_(damping * mean)
-        factor, failed = torch.linalg.cholesky_ex(damped)
-        if int(failed):
-            continue
-        inverse = torch.cholesky_inverse(factor)
-        upper: Tensor
-        upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
-        if not int(failed) and bool(torch.isfinite(upper).all()):
-            return upper
-    return None
+    upper: Tensor
+    upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+    return None if int(failed) or not bool(torch.isfinite(upper).all()) else upper
 
 
 def swept(weight: Tensor, factor: Tensor, importance: Tensor, kind: QuantType) -> Bytes:
@@ -123,7 +166,7 @@ def swept(weight: Tensor, factor: Tensor, importance: Tensor, kind: QuantType) -
 
     Args:
         weight: float32 (rows, columns).
-        factor: upper triangular (columns, columns), see `inverse_factor`.
+        factor: upper triangular (columns, columns), see `Inputs`.
         importance: second moment of each input, (columns,), weighs ggml's choice of scales.
         kind: how to store it.
 

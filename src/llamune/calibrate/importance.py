@@ -43,10 +43,9 @@ def squared_inputs(
     layers = Layers(model, family, windows)
     sums: dict[str, Floats] = {}
     for index in range(len(layers)):
-        moments = layers.moments(index)
+        moments = layers.moments(index, advance=True)
         for name, total in moments.sums.items():
             sums[name] = total.diagonal().cpu().numpy().astype(np.float32)
-        layers.advance(index)
         if advance is not None:
             advance(1)
     return sums

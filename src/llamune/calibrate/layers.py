@@ -72,11 +72,18 @@ class Layers:
             rule.gguf: self.model.get_submodule(rule.module) for rule in self.rules.get(index, ())
         }
 
-    def moments(self, index: int) -> Moments:
-        """Run one decoder layer and return what its linear layers were given."""
+    def moments(self, index: int, *, advance: bool = False) -> Moments:
+        """Run one decoder layer and return what its linear layers were given.
+
+        Args:
+            index: the layer.
+            advance: whether to go on with what it gave, as `advance` does; for weights that stay.
+        """
         with watching(self.linears(index)) as moments:
             for batch in range(len(self.hidden)):
-                self.run(index, batch)
+                out = self.run(index, batch)
+                if advance:
+                    self.hidden[batch] = out
         return moments
 
     def advance(self, index: int) -> None:

@@ -5,29 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from llamune.arch import Family
-from llamune.calibrate.compensate import compensate
+from llamune.calibrate.compensate import Inputs, compensate
+from llamune.calibrate.grids import has_grid
 from llamune.calibrate.layers import Layers, Moments
 from llamune.calibrate.windows import Windows
 from llamune.files import new_file
 from llamune.gguf import QuantType, floats_to_rows
 from llamune.nn import PackedLinear
 
-OUTPUT = "output.weight"
-
-__all__ = ["Compensated", "TensorGain", "round_model"]
+__all__ = ["OUTPUT", "Compensated", "TensorGain", "WeightOf", "round_model"]
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
+WeightOf = Callable[[str, int, int], Floats]
+"""(tensor, start, stop) → its intended rows start to stop, float32 (rows, columns), file order"""
+
+OUTPUT = "output.weight"
+SLAB_ROWS = 4096  # rounded at once: rows do not depend on each other, memory does on them
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,17 @@ class TensorGain:
         type: its new quant type.
         error: relative error of the layer's output, as stored: root of mean squares.
         nearest_error: the same with ggml's rounding to nearest.
+        damping: added to the diagonal of the second moments, as a share of its mean; 0 where no
+            damping made them fit to compensate with, and the tensor was rounded to nearest.
+        n_dead: inputs that were 0 throughout; their weights were rounded by themselves.
     """
 
     name: str
     type: str
     error: float
     nearest_error: float
+    damping: float
+    n_dead: int
 
 
 class Compensated:
@@ -69,13 +78,17 @@ class Compensated:
         self.next_row[name] = 0 if stop >= len(stored) else stop
         return np.ascontiguousarray(stored[start:stop])
 
+    def discard(self) -> None:
+        """Delete the rounded tensors: they stand in the new file now."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
 
 def round_model(
     model: Any,
     family: Family,
     windows: Windows,
     *,
-    weight_of: Callable[[str], Floats],
+    weight_of: WeightOf,
     types: Mapping[str, QuantType],
     folder: Path,
     fingerprint: Mapping[str, Any],
@@ -90,7 +103,7 @@ def round_model(
         model: what `nn.load` returned; its weights may be other ones than those to be rounded.
         family: its family.
         windows: calibration text.
-        weight_of: gives a tensor's intended weights, float32 (rows, columns), in file order.
+        weight_of: gives rows of a tensor's intended weights.
         types: tensor name → its new quant type; tensors that are not named stay as they are.
         folder: where the rounded tensors are kept; a pass that was stopped goes on from there.
         fingerprint: what the result depends on; a folder of another one is begun anew.
@@ -105,67 +118,68 @@ def round_model(
         linears = layers.linears(index)
         chosen = {name: types[name] for name in linears if name in types}
         if not kept.has(chosen):
-            for name in chosen:
-                set_floats(linears[name], weight_of(name))
-            gains = round_layer(layers.moments(index), chosen, weight_of, folder)
-            kept.add(gains)
+            weights = {name: weight_of(name, 0, linears[name].out_features) for name in chosen}
+            for name, weight in weights.items():
+                set_floats(linears[name], weight)
+            kept.add(round_layer(layers.moments(index), chosen, weights, folder))
         for name in chosen:
             set_packed(linears[name], np.load(packed_path(folder, name)), types[name])
         layers.advance(index)
         if advance is not None:
             advance(1)
-    chosen = {OUTPUT: types[OUTPUT]} if OUTPUT in types and not family.tied else {}
-    if not kept.has(chosen):
-        kept.add(round_layer(layers.output_moments(OUTPUT), chosen, weight_of, folder))
+    if OUTPUT in types and not family.tied and not kept.has({OUTPUT: types[OUTPUT]}):
+        inputs = Inputs.of(layers.output_moments(OUTPUT).mean(OUTPUT), name=OUTPUT)
+        slabs = (
+            weight_of(OUTPUT, rows.start, rows.stop) for rows in slabs_of(family.sizes.n_vocab)
+        )
+        kept.add([round_tensor(OUTPUT, slabs, inputs, types[OUTPUT], folder)])
     return Compensated(folder, list(kept.gains.values()))
 
 
 def round_layer(
-    moments: Moments,
-    types: Mapping[str, QuantType],
-    weight_of: Callable[[str], Floats],
-    folder: Path,
+    moments: Moments, types: Mapping[str, QuantType], weights: Mapping[str, Floats], folder: Path
 ) -> list[TensorGain]:
-    """Round the tensors of one layer, those with the same inputs and type in one sweep."""
+    """Round the tensors of one layer; those with the same inputs share the factor."""
     gains = []
     for group in moments.groups():
-        mean = moments.mean(group[0])
-        by_type: dict[str, list[str]] = {}
-        for name in group:
-            if name in types:
-                by_type.setdefault(types[name].name, []).append(name)
-        for names in by_type.values():
-            kind = types[names[0]]
-            weights = [torch.from_numpy(weight_of(name)).to(mean.device) for name in names]
-            gains += round_together(names, weights, mean, kind, folder)
+        names = [name for name in group if name in types]
+        if not names:
+            continue
+        inputs = Inputs.of(moments.mean(names[0]), name=" + ".join(names))
+        for name in names:
+            weight = weights[name]
+            slabs = (weight[rows] for rows in slabs_of(len(weight)))
+            gains.append(round_tensor(name, slabs, inputs, types[name], folder))
     return gains
 
 
-def round_together(
-    names: Sequence[str],
-    weights: Sequence[Tensor],
-    mean: Tensor,
-    kind: QuantType,
-    folder: Path,
-) -> list[TensorGain]:
-    """Round tensors of one type and one input, keep them, and return what each won."""
-    rounded = compensate(torch.cat(list(weights)), mean, kind, name=" + ".join(names))
-    gains = []
-    start = 0
-    for name, weight in zip(names, weights, strict=True):
-        rows = slice(start, start + len(weight))
-        start = rows.stop
-        save(packed_path(folder, name), rounded.packed[rows])
-        scale = float(rounded.outputs[rows].sum()) or 1.0
-        gains.append(
-            TensorGain(
-                name=name,
-                type=kind.name,
-                error=math.sqrt(float(rounded.errors[rows].sum()) / scale),
-                nearest_error=math.sqrt(float(rounded.nearest_errors[rows].sum()) / scale),
-            )
-        )
-    return gains
+def slabs_of(n_rows: int) -> list[slice]:
+    """Return the rows that are rounded at once, in order."""
+    return [slice(start, min(start + SLAB_ROWS, n_rows)) for start in range(0, n_rows, SLAB_ROWS)]
+
+
+def round_tensor(
+    name: str, slabs: Iterable[Floats], inputs: Inputs, kind: QuantType, folder: Path
+) -> TensorGain:
+    """Round a tensor slab by slab, keep it, and return what that won."""
+    packed = []
+    error = nearest_error = output = 0.0
+    for slab in slabs:
+        weight = torch.from_numpy(slab).to(inputs.moments.device)
+        rounded = compensate(weight, inputs, kind, name=name)
+        packed.append(rounded.packed)
+        error += float(rounded.errors.sum())
+        nearest_error += float(rounded.nearest_errors.sum())
+        output += float(rounded.outputs.sum())
+    save(packed_path(folder, name), np.concatenate(packed))
+    return TensorGain(
+        name=name,
+        type=kind.name,
+        error=math.sqrt(max(error, 0.0) / (output or 1.0)),
+        nearest_error=math.sqrt(max(nearest_error, 0.0) / (output or 1.0)),
+        damping=inputs.damping if has_grid(kind) else 0.0,
+        n_dead=inputs.n_dead,
+    )
 
 
 class Progress:

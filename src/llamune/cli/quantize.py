@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llamune.cli import _screen, quality
+from llamune.cli._quantize_views import (
+    COPY,
+    fallbacks,
+    fit_lines,
+    plan_report,
+    show_plan,
+    size_text,
+    warn_of_errors,
+)
 
 if TYPE_CHECKING:
     from llamune.calibrate import Compensated
     from llamune.convert import QuantizePlan, TypeOptions
-    from llamune.jobs import Opened
+    from llamune.gguf import ModelFile
+    from llamune.jobs import Fit, Opened
+    from llamune.store import Model
 
-COPY = "COPY"
+DEFAULT_TYPE = "q4_k_m"
 GENERAL = "general"
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?i?b?)", re.IGNORECASE)
+POWERS = {"": 0, "k": 1, "m": 2, "g": 3}
 
 
 def command(
@@ -27,8 +41,15 @@ def command(
         Path | None, typer.Argument(metavar="DST", help="the new GGUF file; not with --dry-run")
     ] = None,
     kind: Annotated[
-        str, typer.Option("--type", help="file type, such as q4_k_m; copy joins shards")
-    ] = "q4_k_m",
+        str | None, typer.Option("--type", help="file type, default q4_k_m; copy joins shards")
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="choose each tensor's type for the least predicted loss within a size: 4.5GB",
+        ),
+    ] = None,
     tensor_types: Annotated[
         list[str] | None,
         typer.Option("--tensor-type", metavar="REGEX=TYPE", help="type of tensors by name"),
@@ -67,83 +88,195 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Write a model in another precision, each tensor's type chosen as llama.cpp chooses it."""
-    from llamune.convert import check_plan, file_type, plan_quantize, quantize, read_importance
     from llamune.errors import LlamuneError
-    from llamune.gguf import ModelFile
     from llamune.store import resolve
 
     if out is None and not dry_run:
         raise LlamuneError("DST is missing", hint="give a path for the new file, or --dry-run")
-    wanted = None if kind.upper() == COPY else file_type(kind)
-    options = type_options(tensor_types or [], output_type, embedding_type, pure=pure)
-    importance = None if imatrix is None else read_importance(imatrix)
-    with ExitStack() as stack:
-        base = None
-        if calibrate:
-            from llamune.jobs import opened
-
-            base = stack.enter_context(opened(source))
-            model, file = base.model, base.file
-        else:
-            model = resolve(source)
-            opened_file = ModelFile.open(model.paths, mapped=model.store is not None)
-            file = stack.enter_context(opened_file)
-        for text in model.notes:
-            _screen.note(text)
-        plan = plan_quantize(file, wanted, options=options, importance=importance)
-        for text in fallbacks(plan):
-            _screen.note(text)
-        if dry_run or out is None:
-            show_plan(plan, as_json=as_json)
-            return
-        check_plan(plan, out, requantize=requantize)
-        if plan.requantized and requantize:
-            _screen.warn(f"{len(plan.requantized)} tensors were rounded before; errors add up")
-        rounding = None
-        if base is not None:
-            rounding = compensated(base, plan, calibrate or [], out, stack)
-        with _screen.progress(f"to {kind.upper()}", total=sum(plan.tensor_bytes.values())) as step:
-            errors = quantize(
-                plan,
-                out,
-                round=rounding,
-                requantize=requantize,
-                replace=replace,
-                threads=threads,
-                measure=bool(plan.requantized),
-                advance=step,
-            )
-    if plan.requantized:
-        worst = max(errors, key=lambda error: error.relative)
-        total = sum(error.squared for error in errors), sum(e.squared_before for e in errors)
-        relative = (total[0] / total[1]) ** 0.5 if total[1] else 0.0
-        _screen.warn(
-            f"rounding again added {100 * relative:.2f} % of the weights' size "
-            f"(most in {worst.name}: {100 * worst.relative:.2f} %)"
-        )
-    if as_json:
-        _screen.data_json({"path": str(out), **plan_report(plan)})
-    else:
-        _screen.note(f"{size_text(file.size)} before, {size_text(plan.nbytes)} now")
-        _screen.data(str(out))
-    if report:
-        quality.measure(model, resolve(str(out)), text=None, threads=threads, as_json=as_json)
-
-
-def compensated(
-    base: Opened, plan: QuantizePlan, calibrate: list[Path], out: Path, stack: ExitStack
-) -> Compensated:
-    """Run the calibration pass; its files lie beside the new one until that is written."""
-    from llamune.jobs import rounding_for_plan
-
-    scratch = TemporaryDirectory(prefix=".llamune-rounded-", dir=out.absolute().parent)
-    return rounding_for_plan(
-        base,
-        plan,
-        [path for path in calibrate if str(path) != GENERAL],
-        folder=Path(stack.enter_context(scratch)),
-        on_step=lambda step: _screen.note(f"· {step}"),
+    wishes = Wishes(
+        kind=kind,
+        budget_bytes=None if fit is None else size_of(fit),
+        options=type_options(tensor_types or [], output_type, embedding_type, pure=pure),
+        imatrix=imatrix,
+        data=tuple(path for path in calibrate or () if str(path) != GENERAL),
+        calibrated=bool(calibrate) or fit is not None,
     )
+    with opened_source(source, calibrated=wishes.calibrated) as origin:
+        plan, chosen = planned(origin, wishes)
+        if dry_run or out is None:
+            if origin.base is not None:
+                show_cost(origin.base, plan)
+            show_plan(plan, chosen, as_json=as_json)
+            return
+        rounding = write(
+            origin, plan, out, wishes, requantize=requantize, replace=replace, threads=threads
+        )
+    if not as_json:
+        _screen.note(f"{size_text(plan.source.size)} before, {size_text(plan.nbytes)} now")
+        _screen.data(str(out))
+    lost = None
+    if report:
+        lost = quality.measure(origin.model, resolve(str(out)), text=None, threads=threads)
+    if as_json:
+        gains = [asdict(gain) for gain in rounding.gains] if rounding else []
+        measured = {} if lost is None else {"quality": quality.report(lost)}
+        shown = {"path": str(out), **plan_report(plan, chosen), "rounding": gains, **measured}
+        _screen.data_json(shown)
+    elif lost is not None:
+        quality.show(lost)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What the person asked for."""
+
+    kind: str | None
+    budget_bytes: int | None
+    options: TypeOptions
+    imatrix: Path | None
+    data: Sequence[Path]
+    calibrated: bool
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            LlamuneError: a size and types are both asked for.
+        """
+        from llamune.convert import TypeOptions
+        from llamune.errors import LlamuneError
+
+        if self.budget_bytes is None:
+            return
+        if self.kind is not None or self.options != TypeOptions() or self.imatrix is not None:
+            raise LlamuneError(
+                "--fit chooses the types itself, and rounds with compensation",
+                hint="leave --type, --tensor-type, --output-type, --embedding-type, --pure and "
+                "--imatrix away",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The model to be written anew; `base` is there when its layers will be run."""
+
+    model: Model
+    file: ModelFile
+    base: Opened | None
+
+
+@contextmanager
+def opened_source(source: str, *, calibrated: bool) -> Iterator[Origin]:
+    """Open the model; with its tokenizer and template where text is to be read."""
+    from llamune.gguf import ModelFile
+    from llamune.store import resolve
+
+    if calibrated:
+        from llamune.jobs import opened
+
+        with opened(source) as base:
+            yield Origin(model=base.model, file=base.file, base=base)
+        return
+    model = resolve(source)
+    with ModelFile.open(model.paths, mapped=model.store is not None) as file:
+        yield Origin(model=model, file=file, base=None)
+
+
+def planned(origin: Origin, wishes: Wishes) -> tuple[QuantizePlan, Fit | None]:
+    """Return what will be written, and how it was chosen where a size was given."""
+    from llamune.convert import file_type, plan_quantize, read_importance
+
+    for text in origin.model.notes:
+        _screen.note(text)
+    if wishes.budget_bytes is not None and origin.base is not None:
+        from llamune.jobs import fit_plan
+
+        fit = fit_plan(origin.base, wishes.budget_bytes, wishes.data, on_step=said)
+        for text in fit_lines(fit):
+            _screen.note(text)
+        return fit.plan, fit
+    kind = wishes.kind or DEFAULT_TYPE
+    plan = plan_quantize(
+        origin.file,
+        None if kind.upper() == COPY else file_type(kind),
+        options=wishes.options,
+        importance=None if wishes.imatrix is None else read_importance(wishes.imatrix),
+    )
+    for text in fallbacks(plan):
+        _screen.note(text)
+    return plan, None
+
+
+def said(step: str) -> None:
+    """Show a step of a long job."""
+    _screen.note(f"· {step}")
+
+
+def write(
+    origin: Origin,
+    plan: QuantizePlan,
+    out: Path,
+    wishes: Wishes,
+    *,
+    requantize: bool,
+    replace: bool,
+    threads: int | None,
+) -> Compensated | None:
+    """Write the file; return the rounding with error compensation, where there is one."""
+    from llamune.convert import check_plan, quantize
+    from llamune.files import refuse_existing
+
+    check_plan(plan, out, requantize=requantize)
+    refuse_existing(out, replace=replace)
+    if plan.requantized:
+        _screen.warn(f"{len(plan.requantized)} tensors were rounded before; errors add up")
+    rounding = None
+    if origin.base is not None:
+        from llamune.jobs import gains_text, rounding_for_plan
+
+        rounding = rounding_for_plan(origin.base, plan, wishes.data, on_step=said)
+        for text in gains_text(rounding.gains):
+            _screen.note(f"  {text}")
+    label = f"to {(wishes.kind or DEFAULT_TYPE).upper()}" if wishes.budget_bytes is None else "fit"
+    with _screen.progress(label, total=sum(plan.tensor_bytes.values())) as step:
+        errors = quantize(
+            plan,
+            out,
+            round=rounding,
+            requantize=requantize,
+            replace=replace,
+            threads=threads,
+            measure=bool(plan.requantized),
+            advance=step,
+        )
+    if rounding is not None:
+        rounding.discard()
+    if plan.requantized:
+        warn_of_errors(errors)
+    return rounding
+
+
+def show_cost(base: Opened, plan: QuantizePlan) -> None:
+    """Say what rounding with compensation would cost here."""
+    from llamune.jobs import calibration_cost, cost_text
+
+    said(cost_text(calibration_cost(base, plan)))
+
+
+def size_of(text: str) -> int:
+    """Return the bytes of a file size: GB is decimal, GiB counts in powers of two.
+
+    Raises:
+        LlamuneError: it is no size.
+    """
+    from llamune.errors import LlamuneError
+
+    match = SIZE.fullmatch(text.strip())
+    if match is None or not float(match[1]):
+        raise LlamuneError(f"--fit {text!r} is no size", hint="write it as 4.5GB or 4.2GiB")
+    unit = match[2].lower().removesuffix("b")
+    step = 1024 if unit.endswith("i") else 1000
+    return int(float(match[1]) * step ** POWERS[unit.removesuffix("i")])
 
 
 def type_options(
@@ -175,77 +308,3 @@ def type_options(
         tensors=tuple(patterns),
         pure=pure,
     )
-
-
-def fallbacks(plan: QuantizePlan) -> list[str]:
-    """Return what to say about rows that do not divide into the blocks that were asked for."""
-    if plan.file_type is None:
-        return []
-    base = plan.file_type.base
-    tensors = plan.source.tensors
-    uneven = [name for name in plan.changed if tensors[name].n_columns % base.block_size]
-    if not uneven:
-        return []
-    kinds = sorted({plan.types[name].name for name in uneven})
-    return [
-        f"rows of {len(uneven)} tensors do not divide into {base} blocks of {base.block_size}: "
-        f"stored as {', '.join(kinds)}"
-    ]
-
-
-def plan_report(plan: QuantizePlan) -> dict[str, Any]:
-    """Return a plan as the JSON output has it."""
-    from llamune.convert import section_bytes
-
-    return {
-        "type": COPY if plan.file_type is None else plan.file_type.name,
-        "bytes": plan.nbytes,
-        "sections": section_bytes(plan),
-        "tensors": {name: kind.name for name, kind in plan.types.items()},
-        "needs_importance": list(plan.needs_importance),
-        "requantized": list(plan.requantized),
-    }
-
-
-def show_plan(plan: QuantizePlan, *, as_json: bool) -> None:
-    """Print what would be written: sections, types and bytes."""
-    from rich.table import Table
-
-    report = plan_report(plan)
-    if as_json:
-        _screen.data_json(report)
-        return
-    grid = Table(box=None, pad_edge=False, show_edge=False)
-    grid.add_column("SECTION")
-    grid.add_column("BYTES", justify="right")
-    grid.add_column("STORED AS", overflow="fold")
-    for label, nbytes, kinds in folded(plan, report["sections"]):
-        grid.add_row(label, f"{nbytes:,}", ", ".join(kinds))
-    grid.add_row("total", f"{plan.nbytes:,}", size_text(plan.nbytes))
-    _screen.show(grid)
-    if plan.needs_importance:
-        _screen.note(f"{len(plan.needs_importance)} tensors need an importance matrix (--imatrix)")
-
-
-def folded(plan: QuantizePlan, sections: dict[str, int]) -> list[tuple[str, int, list[str]]]:
-    """Return sections with bytes and types; blocks of the same types and size together."""
-    from llamune.arch import section_of
-
-    kinds: dict[str, set[str]] = {}
-    for name, kind in plan.types.items():
-        kinds.setdefault(section_of(name), set()).add(kind.name)
-    rows: dict[tuple[Any, ...], list[str]] = {}
-    for section, nbytes in sections.items():
-        stored = tuple(sorted(kinds.get(section, ())))
-        alike = (section.startswith("block ") or section, nbytes, stored)
-        rows.setdefault(alike, []).append(section)
-    result = []
-    for (_, nbytes, stored), names in rows.items():
-        label = names[0] if len(names) == 1 else f"{len(names)} blocks like {names[0]}"
-        result.append((label, nbytes * len(names), list(stored)))
-    return result
-
-
-def size_text(n_bytes: int) -> str:
-    """Return a size in the two units that people confuse."""
-    return f"{n_bytes / 1e9:.3f} GB ({n_bytes / 2**30:.3f} GiB)"

@@ -1,6 +1,7 @@
 """A person's whole job, rooms in order. The Python API is this."""
 
 from llamune.jobs.adapter_files import export_adapter, import_adapter
+from llamune.jobs.calibrating import cost_text, gains_text
 from llamune.jobs.events import JobEvent, OnJobEvent, Settled, Stage
 from llamune.jobs.formats import bytes_text, range_text, seconds_text
 from llamune.jobs.guard import awake, supervise
@@ -15,17 +16,25 @@ from llamune.jobs.planning import (
     table_row,
 )
 from llamune.jobs.preparing import Opened, Prepared, opened, prepare_training
-from llamune.jobs.quantizing import make_importance, rounding_for_plan
+from llamune.jobs.quantizing import (
+    calibration_cost,
+    fit_plan,
+    make_importance,
+    rounding_for_plan,
+)
 from llamune.jobs.recipes import recipe_for
 from llamune.jobs.report import report_again, report_of
 from llamune.jobs.tuning import check_verdict, resume, stopped_hint, summary, tune
+from llamune.jobs.type_mixes import Fit, MixComparison
 from llamune.jobs.uploading import upload
 
 __all__ = [
     "Candidate",
+    "Fit",
     "HeldOutLosses",
     "JobEvent",
     "MergeReport",
+    "MixComparison",
     "ModelPlan",
     "OnJobEvent",
     "Opened",
@@ -36,8 +45,12 @@ __all__ = [
     "Wishes",
     "awake",
     "bytes_text",
+    "calibration_cost",
     "check_verdict",
+    "cost_text",
     "export_adapter",
+    "fit_plan",
+    "gains_text",
     "import_adapter",
     "make_importance",
     "measure_speed",

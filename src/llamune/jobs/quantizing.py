@@ -9,19 +9,24 @@ from typing import TYPE_CHECKING
 from llamune.errors import LlamuneError
 from llamune.files import refuse_existing
 from llamune.jobs.calibrating import (
+    GENERAL_SHARE,
     Texts,
     can_calibrate,
     compensated_rounding,
+    cost_of,
     general_texts,
     texts_of_files,
+    wanted_tokens,
 )
 from llamune.jobs.preparing import Opened, opened
+from llamune.jobs.type_mixes import Fit, fit_types
 
 if TYPE_CHECKING:
-    from llamune.calibrate import Compensated
+    from llamune.calibrate import Compensated, Cost
     from llamune.convert import QuantizePlan
+    from llamune.gguf import QuantType
 
-__all__ = ["make_importance", "rounding_for_plan"]
+__all__ = ["calibration_cost", "fit_plan", "make_importance", "rounding_for_plan"]
 
 OnStep = Callable[[str], object]
 
@@ -43,7 +48,6 @@ def rounding_for_plan(
     plan: QuantizePlan,
     calibrate: Sequence[Path],
     *,
-    folder: Path,
     on_step: OnStep = lambda _: None,
 ) -> Compensated:
     """Return the rounding with error compensation for every linear layer that changes its type.
@@ -52,7 +56,6 @@ def rounding_for_plan(
         base: the model to be quantized.
         plan: which type each tensor gets.
         calibrate: data files, mixed with the general text that ships; none: that text alone.
-        folder: where rounded tensors are kept until they are written.
         on_step: called with each step, in words.
 
     Raises:
@@ -61,26 +64,62 @@ def rounding_for_plan(
         CalibrateError: NaN or infinity among the weights or inputs.
     """
     require_calibration()
-    linear = {rule.gguf for rule in base.family.rules.values() if rule.role == "linear"}
-    types = {name: plan.types[name] for name in plan.changed if name in linear}
-    own, options = own_texts(base, calibrate)
+    own, general_share = own_texts(base, calibrate)
     return compensated_rounding(
         base,
         own,
-        types=types,
+        types=compensable(base, plan),
         weight_of=base.file.floats,
-        folder=folder,
-        identity={"source": base.model.digest or str(base.model.path)},
+        identity={},
+        general_share=general_share,
         on_step=on_step,
-        **options,
     )
 
 
-def own_texts(base: Opened, calibrate: Sequence[Path]) -> tuple[Texts, dict[str, float]]:
-    """Return the texts of data files, and the general share where there are none."""
-    if calibrate:
-        return texts_of_files(calibrate, base), {}
-    return [], {"general_share": 1.0}
+def fit_plan(
+    base: Opened,
+    budget_bytes: int,
+    calibrate: Sequence[Path],
+    *,
+    on_step: OnStep = lambda _: None,
+) -> Fit:
+    """Choose the type of each tensor for the least predicted loss within a file's size.
+
+    Args:
+        base: the model to be quantized.
+        budget_bytes: the new file's size, at most.
+        calibrate: data files, mixed with the general text that ships; none: that text alone.
+        on_step: called with each step, in words.
+
+    Raises:
+        LlamuneError: the extra `train` is not installed, or even the smallest types are too large.
+        DataError: a data file cannot be read.
+        CalibrateError: NaN or infinity among the weights or inputs.
+    """
+    require_calibration()
+    own, general_share = own_texts(base, calibrate)
+    return fit_types(base, budget_bytes, own, general_share=general_share, on_step=on_step)
+
+
+def calibration_cost(base: Opened, plan: QuantizePlan) -> Cost:
+    """Return what rounding a plan with compensation would cost on this machine.
+
+    Raises:
+        LlamuneError: the extra `train` is not installed.
+    """
+    require_calibration()
+    return cost_of(base, compensable(base, plan), wanted_tokens(base))
+
+
+def compensable(base: Opened, plan: QuantizePlan) -> dict[str, QuantType]:
+    """Return the linear layers that change their type, with their new types."""
+    linear = {rule.gguf for rule in base.family.rules.values() if rule.role == "linear"}
+    return {name: plan.types[name] for name in plan.changed if name in linear}
+
+
+def own_texts(base: Opened, calibrate: Sequence[Path]) -> tuple[Texts, float]:
+    """Return the texts of data files, and the share of general text beside them."""
+    return (texts_of_files(calibrate, base), GENERAL_SHARE) if calibrate else ([], 1.0)
 
 
 def make_importance(
