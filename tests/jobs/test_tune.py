@@ -57,7 +57,7 @@ def test_from_a_file_to_a_published_model(tiny_base: Path, examples: Path) -> No
         ({"steps": 5, "epochs": 2.0}, "both steps and epochs"),
         ({"preset": "modern"}, "no preset is called 'modern'"),
         ({"name": None}, "name must be given"),
-        ({"method": "dora"}, "no GGUF adapter can express it"),
+        ({"report_to": "notebook"}, "no tracker is called"),
     ],
 )
 def test_what_is_refused_leaves_no_run(

@@ -11,7 +11,8 @@ from llamune.adapter.gguf_file import (
     write_adapter,
     write_gguf_adapter,
 )
-from llamune.adapter.lora import LoraAdapter, LoraPair, check_base, check_shapes
+from llamune.adapter.growing import NEW_ROWS, grow_vocabulary, read_new_rows, tables_of_rows
+from llamune.adapter.lora import Floats, LoraAdapter, LoraPair, check_base, check_shapes
 from llamune.adapter.merge import (
     MergedTensor,
     MergeResult,
@@ -25,7 +26,9 @@ from llamune.arch import Family
 
 __all__ = [
     "DIGEST_KEY",
+    "NEW_ROWS",
     "AdapterError",
+    "Floats",
     "LoraAdapter",
     "LoraPair",
     "MergeResult",
@@ -35,12 +38,15 @@ __all__ = [
     "check_base",
     "check_merge",
     "check_shapes",
+    "grow_vocabulary",
     "is_peft_folder",
     "merge",
     "merged_size",
     "read_adapter",
     "read_gguf_adapter",
+    "read_new_rows",
     "read_peft",
+    "tables_of_rows",
     "write_adapter",
     "write_gguf_adapter",
     "write_peft",

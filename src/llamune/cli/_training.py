@@ -48,6 +48,8 @@ class TrainingView:
             case jobs.Settled(lines=lines):
                 for line in lines:
                     _screen.note(f"  {line}")
+            case jobs.Refitted(low=low, high=high, after_steps=n):
+                self.say(f"  time now: {jobs.range_text(low, high)} (measured over {n} steps)")
             case train.TrainingStarted(steps=steps, steps_done=done):
                 if done:
                     self.say(f"  going on after step {done:,}")

@@ -9,7 +9,7 @@ import typer
 
 from llamune.cli import _screen
 from llamune.cli._device import DeviceOption, use_device
-from llamune.errors import LlamuneError, UnsupportedError
+from llamune.errors import LlamuneError
 
 if TYPE_CHECKING:
     from llamune.runs import Run
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FEWEST_STEPS_DRAWN = 8
 COURSE = "Course of the training"
 ADAPTER = "The adapter"
+FULL = "Every weight (--method full)"
 DATA = "Data"
 JOB = "The job"
 
@@ -59,10 +60,18 @@ def command(
         bool | None,
         typer.Option("--packing", help="join records into rows", rich_help_panel=DATA),
     ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(help="chat template: a common one's name, or a file", rich_help_panel=DATA),
+    ] = None,
+    add_token: Annotated[
+        list[str] | None,
+        typer.Option(help="text that becomes one token; may be repeated", rich_help_panel=DATA),
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option(
-            help="lora (on packed weights: this is QLoRA) or dora", rich_help_panel=ADAPTER
+            help="lora (on packed weights: this is QLoRA), dora, or full", rich_help_panel=ADAPTER
         ),
     ] = None,
     rank: Annotated[
@@ -90,6 +99,34 @@ def command(
     from_adapter: Annotated[
         str | None,
         typer.Option(help="go on from this adapter: name, run, folder", rich_help_panel=ADAPTER),
+    ] = None,
+    keep_type: Annotated[
+        str | None,
+        typer.Option(help="type the weights are kept in: q8_0, bf16, q6_k", rich_help_panel=FULL),
+    ] = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(help="factored or adamw8; dense: adamw_torch, …", rich_help_panel=FULL),
+    ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(help="by update, or global (two passes)", rich_help_panel=FULL),
+    ] = None,
+    train_embeddings: Annotated[
+        bool | None,
+        typer.Option("--train-embeddings", help="and token embedding", rich_help_panel=FULL),
+    ] = None,
+    final_type: Annotated[
+        str | None,
+        typer.Option(help="file type of the result (the keep type)", rich_help_panel=FULL),
+    ] = None,
+    dense: Annotated[
+        bool | None,
+        typer.Option("--dense", help="keep weights as floats", rich_help_panel=FULL),
+    ] = None,
+    weight_type: Annotated[
+        str | None,
+        typer.Option(help="dense: float32 or bfloat16", rich_help_panel=FULL),
     ] = None,
     lr: Annotated[
         float | None,
@@ -160,9 +197,6 @@ def command(
         str | None,
         typer.Option(help="publish also to ollama, lmstudio or a path", rich_help_panel=JOB),
     ] = None,
-    add_token: Annotated[
-        list[str] | None, typer.Option(hidden=True, help="a new token for the vocabulary")
-    ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="the name may be taken already", rich_help_panel=JOB)
     ] = False,
@@ -192,11 +226,6 @@ def command(
     chosen for this model, data and machine. The base file is only read. Ctrl-C saves, and
     `--resume NAME` goes on from there.
     """
-    if add_token:
-        raise UnsupportedError(
-            f"--add-token {add_token[0]}: the vocabulary of a model file is not changed",
-            hint="use words that it has; the tokenizer splits a new one: llamune tokenize",
-        )
     options = {
         "method": method, "rank": rank, "ranks": ranks_of(rank_of), "alpha": alpha,
         "rslora": rslora, "dropout": dropout, "targets": targets, "from_adapter": from_adapter,
@@ -204,8 +233,11 @@ def command(
         "batch": batch, "micro_batch": micro_batch, "recompute": recompute,
         "evaluations": evaluations, "patience": patience, "sample": sample,
         "compute_type": compute_type, "seed": seed, "validation": validation,
-        "max_length": max_length, "train_on": train_on, "packing": packing,
-        "chosen": chosen_answers,
+        "template": template, "add_tokens": add_token, "max_length": max_length,
+        "train_on": train_on, "packing": packing,
+        "chosen": chosen_answers, "keep_type": keep_type, "optimizer": optimizer, "clip": clip,
+        "train_embeddings": train_embeddings, "final_type": final_type, "dense": dense,
+        "weight_type": weight_type,
         "report_to": report_to, "test": files(test), "data": files(data),
     }  # fmt: skip
     chosen: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
@@ -220,6 +252,9 @@ def command(
     code = jobs.supervise()
     if code is not None:
         return code
+    if not jobs.leads():
+        jobs.follow()
+        return 0
     sharing = sharing_for(base, recipe, copy=copy, no_copy=no_copy)
     with TrainingView() as view, jobs.awake(allow_sleep=allow_sleep, say=_screen.note):
         if resume is not None:
@@ -291,8 +326,9 @@ def show(run: Run, *, as_json: bool) -> int:
             _screen.note(line)
         _screen.data(jobs.summary(run))
         for score in record.scores:
-            _screen.data(f"{score.task}: {score.before:.1%} → {score.after:.1%} (n = {score.n})")
+            _screen.data(jobs.score_line(score))
         _screen.data(f"report: {run.report_path}")
-        _screen.note(f'\nhint: llamune run {run.name} "…"')
     jobs.check_verdict(run)
+    if not as_json:
+        _screen.note(f'\nhint: llamune run {run.name} "…"')
     return 0

@@ -2,15 +2,18 @@
 
 from llamune.jobs.adapter_files import export_adapter, import_adapter
 from llamune.jobs.calibrating import cost_text, gains_text
-from llamune.jobs.events import JobEvent, OnJobEvent, Settled, Stage
+from llamune.jobs.events import JobEvent, OnJobEvent, Refitted, Settled, Stage
+from llamune.jobs.following import follow, leads
 from llamune.jobs.formats import bytes_text, range_text, seconds_text
 from llamune.jobs.guard import awake, supervise
 from llamune.jobs.merging import Candidate, HeldOutLosses, MergeReport, merge
 from llamune.jobs.packaging import PackageWishes, package
 from llamune.jobs.planning import (
+    Calibration,
     ModelPlan,
     Wishes,
-    measure_speed,
+    calibrate,
+    machine_json,
     plan_model,
     resident_together,
     table_row,
@@ -24,11 +27,13 @@ from llamune.jobs.quantizing import (
 )
 from llamune.jobs.recipes import recipe_for
 from llamune.jobs.report import report_again, report_of
-from llamune.jobs.tuning import check_verdict, resume, stopped_hint, summary, tune
+from llamune.jobs.telling import check_verdict, score_line, stopped_hint, summary
+from llamune.jobs.tuning import resume, tune
 from llamune.jobs.type_mixes import Fit, MixComparison
 from llamune.jobs.uploading import upload
 
 __all__ = [
+    "Calibration",
     "Candidate",
     "Fit",
     "HeldOutLosses",
@@ -40,20 +45,24 @@ __all__ = [
     "Opened",
     "PackageWishes",
     "Prepared",
+    "Refitted",
     "Settled",
     "Stage",
     "Wishes",
     "awake",
     "bytes_text",
+    "calibrate",
     "calibration_cost",
     "check_verdict",
     "cost_text",
     "export_adapter",
     "fit_plan",
+    "follow",
     "gains_text",
     "import_adapter",
+    "leads",
+    "machine_json",
     "make_importance",
-    "measure_speed",
     "merge",
     "opened",
     "package",
@@ -66,6 +75,7 @@ __all__ = [
     "resident_together",
     "resume",
     "rounding_for_plan",
+    "score_line",
     "seconds_text",
     "stopped_hint",
     "summary",

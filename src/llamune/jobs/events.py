@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from llamune.train import Event as TrainEvent
 
-__all__ = ["JobEvent", "OnJobEvent", "Settled", "Stage"]
+__all__ = ["JobEvent", "OnJobEvent", "Refitted", "Settled", "Stage"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,5 +24,14 @@ class Settled:
     lines: tuple[str, ...]  # model, data, recipe and plan, as a person reads them
 
 
-JobEvent = Stage | Settled | TrainEvent
+@dataclass(frozen=True, kw_only=True)
+class Refitted:
+    """How long the training takes, from its first measured steps; seconds."""
+
+    low: float
+    high: float
+    after_steps: int
+
+
+JobEvent = Stage | Settled | Refitted | TrainEvent
 OnJobEvent = Callable[[JobEvent], None]

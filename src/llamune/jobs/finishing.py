@@ -1,20 +1,20 @@
-"""What happens to a trained adapter: proof, scores, publication, licence, loss curve."""
+"""What happens to what was trained: proof, scores, publication, licence, loss curve."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from llamune.data import Record
-from llamune.evaluate import Proof, prove, score_records
+from llamune.evaluate import Conversation, Proof, default_conversations, prove, score_records
 from llamune.files import sha256_of
 from llamune.jobs.events import OnJobEvent, Stage
 from llamune.jobs.preparing import Opened, Prepared
+from llamune.jobs.products import Product, bare, given_template, publish_product
 from llamune.jobs.report import derivative_of
 from llamune.license import Derivative, obligations
-from llamune.runs import Licence, Run, Score
-from llamune.store import Model, Sharing, publish_adapter
+from llamune.runs import Licence, Recipe, Run, Score
+from llamune.store import Model, Sharing
 from llamune.train import draw_loss_curve, loss_curve
 
 __all__ = ["drawn_loss", "licence_of", "prove_run", "publish_run", "score_run"]
@@ -24,21 +24,28 @@ MOST_ANSWER_TOKENS = 256
 ANSWER_ROOM = 2  # times the longest right answer: a base that rambles is wrong by then
 
 
-def bare(model: Model) -> Model:
-    """Return the base without what would change what is compared."""
-    return replace(model, adapters=())
-
-
-def prove_run(run: Run, base: Opened, *, on_event: OnJobEvent) -> Proof:
-    """Hold llama.cpp with the adapter against the trainer, and record the figures."""
+def prove_run(run: Run, base: Opened, product: Product, *, on_event: OnJobEvent) -> Proof:
+    """Hold llama.cpp with what will be served against the trainer, and record the figures."""
+    is_adapter = product.adapter is not None
     proof = prove(
-        bare(base.model),
-        trained=run.adapter,
-        served=run.adapter_gguf,
+        product.served(base),
+        trained=run.adapter if is_adapter else None,
+        served=product.adapter,
+        conversations=conversations_of(run.recipe),
         advance=lambda step: on_event(Stage(name=f"proof: {step}")),
     )
     run.update(proof=proof.as_dict())
     return proof
+
+
+def conversations_of(recipe: Recipe) -> Sequence[Conversation]:
+    """Return what the proof reads: new tokens come first, so that it looks at them."""
+    usual = default_conversations()
+    if not recipe.add_tokens:
+        return usual
+    text = " ".join(recipe.add_tokens)
+    new = ({"role": "user", "content": text}, {"role": "assistant", "content": text})
+    return (new, *usual)
 
 
 def licence_of(run: Run, base: Opened) -> Derivative:
@@ -55,20 +62,24 @@ def licence_of(run: Run, base: Opened) -> Derivative:
     return derivative
 
 
-def publish_run(run: Run, base: Opened, *, digest: str, replace: bool, sharing: Sharing) -> Model:
-    """Put base and adapter into our library under the run's name, with its lineage."""
+def publish_run(
+    run: Run, base: Opened, product: Product, *, digest: str, replace: bool, sharing: Sharing
+) -> Model:
+    """Put what was trained into our library under the run's name, with its lineage."""
     record = run.record
-    model = publish_adapter(
+    lineage = {
+        "llamune.base.digest": digest,
+        "llamune.base.name": str(base.model),
+        "llamune.run": run.reference,
+        "llamune.recipe.sha256": sha256_of(run.recipe_path),
+        "llamune.data.sha256": record.data.fingerprint if record.data else "",
+    }
+    model = publish_product(
         run.name,
         bare(base.model),
-        run.adapter_gguf,
-        annotations={
-            "llamune.base.digest": digest,
-            "llamune.base.name": str(base.model),
-            "llamune.run": run.reference,
-            "llamune.recipe.sha256": sha256_of(run.recipe_path),
-            "llamune.data.sha256": record.data.fingerprint if record.data else "",
-        },
+        product,
+        annotations=lineage,
+        template=given_template(base),
         replace=replace,
         sharing=sharing,
     )
@@ -82,7 +93,7 @@ def drawn_loss(run: Run) -> dict[str, Path]:
     return {f"loss_{path.suffix[1:]}": path for path in drawn}
 
 
-def score_run(run: Run, prepared: Prepared) -> None:
+def score_run(run: Run, prepared: Prepared, product: Product) -> None:
     """Score base and tuned model on held-out records, and record both with intervals."""
     base = prepared.opened
     task, records = held_out(prepared)
@@ -93,7 +104,7 @@ def score_run(run: Run, prepared: Prepared) -> None:
         bare(base.model),
         records,
         task=task,
-        tuned=run.adapter_gguf,
+        tuned=product.adapter or product.served(base),
         name=run.name,
         run=run.reference,
         max_tokens=min(MOST_ANSWER_TOKENS, ANSWER_ROOM * longest + 8),

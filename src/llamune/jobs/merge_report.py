@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llamune.calibrate import TensorGain
 
 __all__ = [
     "COMPENSATED",
@@ -73,6 +76,7 @@ class MergeReport:
         recommended: the type that the measurements speak for.
         tensors: how many tensors changed.
         copied: how many were copied byte for byte.
+        compensation: what rounding with compensation won in each tensor of the file written.
     """
 
     path: Path | None
@@ -88,6 +92,7 @@ class MergeReport:
     recommended: str
     tensors: int
     copied: int
+    compensation: tuple[TensorGain, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return what `merge --json` prints."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,21 +15,24 @@ from llamune.data import (
     Records,
     TrainingData,
     groups_of,
+    padding_share,
     prepare,
     read_records,
     split,
 )
 from llamune.gguf import ModelFile
+from llamune.jobs.growing import grown_path
 from llamune.plan import Plan, largest_micro_batch, plan_training
 from llamune.runs import Recipe, RecipeError, Situation, settle
 from llamune.store import Model, home, resolve
-from llamune.text import ChatTemplate, Tokenizer, template_of, tokenizer_of
+from llamune.text import ChatTemplate, Tokenizer, faults, template_of, tokenizer_of
+from llamune.train import batch_order
 
 if TYPE_CHECKING:
     from llamune.data import Rendered
     from llamune.nn import Compute
 
-__all__ = ["Prepared", "held_apart", "opened", "prepare_training"]
+__all__ = ["Opened", "Prepared", "held_apart", "opened", "opened_for", "prepare_training"]
 
 ROUGH_TOKENS_A_RECORD = 100  # until the records are rendered
 
@@ -39,10 +42,16 @@ class Opened:
     """A model whose file is open and understood."""
 
     model: Model
-    file: ModelFile
+    file: ModelFile  # the model's own, or the one with new tokens that is trained on
     family: Family
     tokenizer: Tokenizer
     template: ChatTemplate
+    paths: tuple[Path, ...]  # of `file`
+
+    @property
+    def is_grown(self) -> bool:
+        """Whether `file` has tokens that the model does not have."""
+        return self.paths != self.model.paths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,27 +78,73 @@ class Prepared:
         """The records that tell when to stop."""
         return self.validation.rendered if self.validation is not None else ()
 
+    @property
+    def padding(self) -> float:
+        """The share of computed tokens that only fill up rows to the longest of their batch."""
+        recipe = self.recipe
+        if recipe.packing:
+            return 0.0
+        lengths = self.training.lengths
+        order = batch_order(
+            lengths,
+            steps=recipe.steps,
+            batch=recipe.batch,
+            micro_batch=recipe.micro_batch,
+            n_processes=1,
+            seed=recipe.seed,
+        )
+        return padding_share([[lengths[i] for i in part] for step in order for part in step])
+
 
 @contextmanager
-def opened(reference: str) -> Iterator[Opened]:
+def opened(
+    reference: str, *, template: str | None = None, add_tokens: Sequence[str] = ()
+) -> Iterator[Opened]:
     """Open a model read-only, with its family, tokenizer and chat template.
+
+    Args:
+        reference: a name or a path.
+        template: the chat template to use in place of the model's own, see `text.template_of`.
+        add_tokens: texts that become tokens: the file opened is a copy with them.
 
     Raises:
         StoreError: nothing has that name.
         GgufError: the file is damaged.
         UnsupportedError: something in it is not implemented exactly.
+        RecipeError: a token to add is there already.
     """
     model = resolve(reference)
-    with ModelFile.open(model.paths) as file:
-        family = describe(file)
+    with ExitStack() as stack:
+        paths = model.paths
+        file = stack.enter_context(ModelFile.open(paths))
         tokenizer = tokenizer_of(file)
+        if add_tokens:
+            paths = (grown_path(model, file, tokenizer, add_tokens),)
+            file = stack.enter_context(ModelFile.open(paths))
+            tokenizer = tokenizer_of(file)
+        chosen = template_of(model, file, tokenizer, use=template)
         yield Opened(
-            model=model,
+            model=model if template is None else with_template(model, chosen),
             file=file,
-            family=family,
+            family=describe(file),
             tokenizer=tokenizer,
-            template=template_of(model, file, tokenizer),
+            template=chosen,
+            paths=paths,
         )
+
+
+def with_template(model: Model, template: ChatTemplate) -> Model:
+    """Return the model as it is once a chosen template has been published with it."""
+    if template.source != "named":  # one of the model's own two
+        return model
+    if template.language == "Go":
+        return replace(model, template=template.text)
+    return replace(model, template=None, config={**model.config, "chat_template": template.text})
+
+
+def opened_for(recipe: Recipe) -> AbstractContextManager[Opened]:
+    """Open what a recipe trains on, with its template and its new tokens."""
+    return opened(recipe.base, template=recipe.template, add_tokens=recipe.add_tokens)
 
 
 def prepare_training(
@@ -151,7 +206,12 @@ def prepare_training(
         validation_records=tuple(held),
         test_records=tuple(tests),
         problems=tuple(str(problem) for problem in records.problems),
-        notes=(*base.model.notes, *records.notes, *pair_notes(records.records, choices)),
+        notes=(
+            *base.model.notes,
+            *records.notes,
+            *pair_notes(records.records, choices),
+            *template_notes(base, records.records),
+        ),
     )
 
 
@@ -172,6 +232,18 @@ def pair_notes(records: Sequence[Record], choices: Mapping[str, Any]) -> list[st
     if not n_pairs or not choices.get("chosen"):
         return []
     return [f"{n_pairs:,} preference pairs are trained on by their better answer alone"]
+
+
+def template_notes(base: Opened, records: Sequence[Record]) -> list[str]:
+    """Say what is wrong with what the chat template makes of the first conversation."""
+    for record in records:
+        messages = [message.for_template() for message in record.messages]
+        if record.text is None and messages and messages[-1]["role"] == "assistant":
+            stops = base.model.parameters.get("stop", ())
+            texts = (stops,) if isinstance(stops, str) else tuple(stops)
+            found = faults(base.template, base.tokenizer, messages, stops=texts)
+            return [f"chat template: {fault}" for fault in found]
+    return []
 
 
 def read_data(choices: Mapping[str, Any]) -> Records:
@@ -234,8 +306,29 @@ def settled(
         compute_type=compute.dtype if compute else "float32",
         name=str(base.model),
     )
+    if recipe.is_packed:
+        fitting = largest_micro_batch(plan.shape, plan.settings, plan.machine, batch=recipe.batch)
+        if fitting == recipe.batch or recipe.packing:
+            return recipe, plan
+        refuse_chosen_batch(choices, fitting)
+        again = {**chosen, "batch": fitting, "micro_batch": fitting}
+        return settled(base, again, training, validation, epochs=epochs, compute=compute)
     if "micro_batch" in chosen or plan.settings.micro_batch == recipe.batch:
         return recipe, plan
     fitting = largest_micro_batch(plan.shape, plan.settings, plan.machine, batch=recipe.batch)
     again = {**chosen, "micro_batch": fitting}
     return settled(base, again, training, validation, epochs=epochs, compute=compute)
+
+
+def refuse_chosen_batch(choices: Mapping[str, Any], fitting: int) -> None:
+    """Refuse a batch that does not fit at once, where a step is one micro-batch.
+
+    Raises:
+        RecipeError: it was chosen; with the largest that fits.
+    """
+    if "batch" in choices:
+        raise RecipeError(
+            f"a batch of {choices['batch']} does not fit into memory at once, and packed weights "
+            f"change with every pass: the largest that fits is {fitting}",
+            hint=f"--batch {fitting}, or --recompute, or a lower --max-length",
+        )

@@ -12,6 +12,8 @@ from pathlib import Path
 from llamune.errors import LlamuneError
 from llamune.files import sha256_of
 from llamune.jobs.merging import merge
+from llamune.jobs.preparing import opened
+from llamune.jobs.products import bare, given_template, product_in, publish_product
 from llamune.runs import Run
 from llamune.store import (
     Adapter,
@@ -25,7 +27,6 @@ from llamune.store import (
     place_file,
     place_in_lmstudio,
     place_in_ollama,
-    publish_adapter,
     resolve,
 )
 
@@ -64,7 +65,8 @@ def plan_publication(reference: str, *, to: str, name: str | None = None) -> Pub
 
     Raises:
         UnknownModelError: there is no such model.
-        LlamuneError: there is no such run, it has no adapter yet, or a file has no name.
+        LlamuneError: there is no such run, it has made nothing that may be published, or a file
+            has no name.
     """
     run = Run.find(reference) if "#" in reference else None
     model = resolve(reference) if run is None else model_of_run(run)
@@ -76,21 +78,26 @@ def plan_publication(reference: str, *, to: str, name: str | None = None) -> Pub
 
 
 def model_of_run(run: Run) -> Model:
-    """Return the base of a run with the adapter that the run made.
+    """Return the base of a run with the adapter that the run made, or without where it made more.
 
     Raises:
-        LlamuneError: the run has no adapter yet.
+        LlamuneError: the run has made nothing yet, or its proof failed.
     """
-    base = run.record.base
-    if base is None or not run.adapter_gguf.is_file():
+    base, product = run.record.base, product_in(run)
+    if base is None or product is None:
         raise LlamuneError(
             f"{run.reference}: has no adapter yet", hint="llamune runs show tells its state"
+        )
+    if (run.record.proof or {}).get("verdict") == "fail":
+        raise LlamuneError(
+            f"{run.reference}: its proof failed, so it is not published",
+            hint=f"what differs: {run.report_path}",
         )
     return dataclasses.replace(
         resolve(base.reference),
         ref=run.reference,
         name=ModelName.parse(run.name),
-        adapters=(Adapter(run.adapter_gguf),),
+        adapters=() if product.adapter is None else (Adapter(product.adapter),),
     )
 
 
@@ -144,32 +151,42 @@ def into_library(
     if plan.run is None:
         model = copy_model(plan.model, plan.name, replace=replace, sharing=sharing, advance=advance)
         return Placed(str(model), "in our library", model.digest)
-    base = plan.run.record.base
-    found = resolve(base.reference if base is not None else plan.run.name)
-    lineage = {
-        "llamune.base.name": str(found),
-        "llamune.run": plan.run.reference,
-        "llamune.recipe.sha256": sha256_of(plan.run.recipe_path),
-        "llamune.data.sha256": plan.run.record.data.fingerprint if plan.run.record.data else "",
-    }
-    model = publish_adapter(
-        plan.name,
-        found,
-        plan.run.adapter_gguf,
-        {key: text for key, text in lineage.items() if text},
-        replace=replace,
-        sharing=sharing,
-        advance=advance,
-    )
-    return Placed(str(model), "in our library, beside its base", model.digest)
+    run, product = plan.run, product_in(plan.run)
+    base = run.record.base
+    assert product is not None  # noqa: S101  told by `plan_publication`
+    with opened(base.reference if base else run.name, template=run.recipe.template) as found:
+        lineage = {
+            "llamune.base.digest": found.model.digest or "",
+            "llamune.base.name": str(found.model),
+            "llamune.run": run.reference,
+            "llamune.recipe.sha256": sha256_of(run.recipe_path),
+            "llamune.data.sha256": run.record.data.fingerprint if run.record.data else "",
+        }
+        model = publish_product(
+            plan.name,
+            bare(found.model),
+            product,
+            annotations={key: text for key, text in lineage.items() if text},
+            template=given_template(found),
+            replace=replace,
+            sharing=sharing,
+            advance=advance,
+        )
+    how = "in our library" if product.adapter is None else "in our library, beside its base"
+    return Placed(str(model), how, model.digest)
 
 
 @contextmanager
 def merged_file(plan: Publication, kind: str | None, on_status: OnStatus) -> Iterator[Path | None]:
-    """Yield a file with the adapters folded in, where the publication wants one.
+    """Yield a file with what was trained in it, where the publication wants one.
 
-    Without measuring: `llamune merge` does that, and what it writes can be published as a file.
+    A run that made a whole file has it already. Without measuring: `llamune merge` does that, and
+    what it writes can be published as a file.
     """
+    product = None if plan.run is None else product_in(plan.run)
+    if product is not None and product.whole is not None:
+        yield product.whole
+        return
     if not plan.merging:
         yield None
         return
@@ -179,7 +196,7 @@ def merged_file(plan: Publication, kind: str | None, on_status: OnStatus) -> Ite
         base = plan.run.record.base if plan.run is not None else None
         report = merge(
             plan.model.ref if base is None else base.reference,
-            [] if plan.run is None else [str(plan.run.adapter_gguf)],
+            [] if plan.run is None else [plan.run.reference],
             out=out,
             type=kind,
             round="nearest",

@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
-from llamune.jobs.preparing import Prepared, opened
-from llamune.jobs.tuning import describe, gather, prepare_for
+from llamune.jobs.preparing import Prepared
+from llamune.jobs.telling import describe
+from llamune.jobs.tuning import gather, opened_with, prepare_for
 from llamune.runs import Recipe
 
 __all__ = ["recipe_for", "recipe_text"]
@@ -52,7 +53,7 @@ def recipe_for(
     """
     given = {"base": reference, "data": list(data), "name": name, **choices}
     chosen, passes = gather(given, recipe=None, preset=preset, epochs=None)
-    with opened(chosen["base"]) as base:
+    with opened_with(chosen) as base:
         return recipe_text(prepare_for(base, chosen, passes, hours=hours))
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from llamune.files import write_text
 from llamune.jobs.formats import bytes_text, range_text, seconds_text
+from llamune.jobs.full_report import full_method, rounding_rows, served_lines
+from llamune.jobs.merge_report import OWN
 from llamune.jobs.preparing import Opened, opened
 from llamune.license import Derivative, derive, licences_of, summary_lines
 from llamune.runs import Recipe, Run, RunRecord
@@ -36,7 +38,7 @@ def report_again(run: Run, *, language: str | None) -> str:
     record = run.record
     lines: list[str] = []
     if record.base is not None and all(path.is_file() for path in record.base.paths):
-        with opened(run.recipe.base) as base:
+        with opened(run.recipe.base, template=run.recipe.template) as base:
             lines = summary_lines(derivative_of(base), language=language)
     elif record.licence is not None:
         lines = [f"- {duty}" for duty in record.licence.duties]
@@ -60,6 +62,8 @@ def report_of(
         ("head-data", data_lines(record, recipe, words)),
         ("head-planned", planned(record, words)),
         ("head-changed", changed(record, words)),
+        ("head-merge", merge_lines(record, words)),
+        ("head-served", served_lines(record, words)),
         ("head-proof", proof_lines(record, words)),
         ("head-base", base_lines(record, words)),
         ("head-files", file_lines(record, words)),
@@ -105,8 +109,7 @@ def cell(text: str) -> str:
 
 def summary(record: RunRecord, recipe: Recipe, words: Catalogue) -> list[str]:
     """Return what was trained on what."""
-    targets = recipe.targets if isinstance(recipe.targets, str) else ", ".join(recipe.targets)
-    method = words(f"method-{recipe.method}", rank=recipe.rank, alpha=recipe.alpha, targets=targets)
+    method = adapter_method(recipe, words) if recipe.is_adapter else full_method(recipe, words)
     rows = []
     if record.base is not None:
         kind = f", {record.base.file_type}" if record.base.file_type else ""
@@ -116,6 +119,10 @@ def summary(record: RunRecord, recipe: Recipe, words: Catalogue) -> list[str]:
     rows.append((words("method"), method))
     if record.parent:
         rows.append((words("went-on-from"), record.parent))
+    if recipe.add_tokens:
+        rows.append((words("new-tokens"), ", ".join(f"`{text}`" for text in recipe.add_tokens)))
+    if recipe.template:
+        rows.append((words("template"), recipe.template))
     if record.parameters_trained and record.base is not None:
         share = record.parameters_trained / record.base.parameters
         value = words(
@@ -126,6 +133,12 @@ def summary(record: RunRecord, recipe: Recipe, words: Catalogue) -> list[str]:
         )
         rows.append((words("trained"), value))
     return table(rows)
+
+
+def adapter_method(recipe: Recipe, words: Catalogue) -> str:
+    """Return what adapter was trained on which layers."""
+    targets = recipe.targets if isinstance(recipe.targets, str) else ", ".join(recipe.targets)
+    return words(f"method-{recipe.method}", rank=recipe.rank, alpha=recipe.alpha, targets=targets)
 
 
 def data_lines(record: RunRecord, recipe: Recipe, words: Catalogue) -> list[str]:
@@ -147,6 +160,7 @@ def data_lines(record: RunRecord, recipe: Recipe, words: Catalogue) -> list[str]
             words("tokens"),
             words("tokens-value", tokens=data.tokens, trained=data.trained_tokens),
         ),
+        (words("padding"), words("none") if data.padding is None else f"{data.padding:.1%}"),
         (words("cut", length=recipe.max_length), f"{data.cut_records:,}"),
         (words("skipped"), f"{data.skipped_records:,}"),
         (words("fingerprint"), f"`{data.fingerprint}`"),
@@ -171,6 +185,7 @@ def planned(record: RunRecord, words: Catalogue) -> list[str]:
         (words("time"), guess, seconds_text(seconds.measured) if seconds.measured else none),
         (words("speed"), none, words("speed-value", speed=speed) if speed else none),
         (words("steps"), f"{record.steps_planned or 0:,}", f"{record.steps_done:,}"),
+        *rounding_rows(record, words),
     ]
     head = f"| {words('what')} | {words('planned')} | {words('measured')} |"
     return [head, "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
@@ -201,6 +216,25 @@ def changed(record: RunRecord, words: Catalogue) -> list[str]:
     if loss.best_step is not None:
         lines += ["", words("kept-step", step=loss.best_step)]
     return lines
+
+
+def merge_lines(record: RunRecord, words: Catalogue) -> list[str]:
+    """Return what bringing the change into a whole file kept of it."""
+    merge = record.merge
+    if merge is None:
+        return []
+    key = "merge-type-own" if merge["type"] == OWN else "merge-type-other"
+    rows = [
+        (words("merge-type"), words(key, type=merge["type"], round=merge["round"])),
+        (words("merge-size"), bytes_text(merge["bytes"])),
+    ]
+    losses = merge["held_out"]
+    if losses["merged"] is not None:
+        steps = (losses["base"], losses["adapter"], losses["merged"])
+        rows.append((words("merge-losses"), " → ".join(f"{loss:.4f}" for loss in steps)))
+    if merge["kl"] is not None:
+        rows.append((words("merge-kl"), f"{merge['kl']:.2e}"))
+    return table(rows)
 
 
 def proof_lines(record: RunRecord, words: Catalogue) -> list[str]:

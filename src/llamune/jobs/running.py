@@ -6,9 +6,11 @@ import gc
 import os
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import llamune
 from llamune.adapter import write_gguf_adapter
@@ -17,13 +19,17 @@ from llamune.files import sha256_of
 from llamune.jobs.adapters import adapter_folder, adapter_named
 from llamune.jobs.events import OnJobEvent, Stage
 from llamune.jobs.finishing import drawn_loss, licence_of, prove_run, publish_run, score_run
+from llamune.jobs.full_tuning import keep_paused_full, load_full
 from llamune.jobs.preparing import Prepared
+from llamune.jobs.products import needs_whole_file, product_of
+from llamune.jobs.refitting import refitting
 from llamune.jobs.report import write_report
 from llamune.license import summary_lines
-from llamune.runs import Base, DataFacts, Loss, Memory, Run, Seconds, machine
+from llamune.runs import Base, DataFacts, Loss, Memory, Run, Seconds, State, machine
 from llamune.store import Sharing
 from llamune.text import prompt_ids
 from llamune.train import (
+    Team,
     TrainResult,
     attach_adapter,
     checkpoint_folder,
@@ -36,47 +42,53 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from llamune.nn import Compute
+    from llamune.train.loop import Loop
 
-__all__ = ["adapted", "carry_out"]
+__all__ = ["Assignment", "adapted", "carry_out", "compute_for", "trained"]
 
 SAMPLE_TOKENS = 64
-WORTH_COMPILING_SECONDS = 600.0
 
 
 def carry_out(
     run: Run,
     prepared: Prepared,
     *,
-    replace: bool,
+    replace_name: bool,
     language: str | None,
     on_event: OnJobEvent,
     sharing: Sharing = "copy",
     resume: bool = False,
+    team: Team | None = None,
 ) -> Run:
     """Do the long work of a run; its record says at any moment how far it is.
 
     Args:
         run: its folder.
         prepared: model, data, recipe and plan.
-        replace: whether a model of the run's name may be replaced.
+        replace_name: whether a model of the run's name may be replaced.
         language: of the report.
         on_event: called with each stage and each event of the training.
         sharing: how far to go when the base can be neither linked nor cloned.
         resume: go on from the newest sound checkpoint.
+        team: the processes that train together; this one leads them.
     """
+    team = team or Team()
     with recorded(run):
         on_event(Stage(name="checking the base file"))
         begin(run, prepared, digest_of(prepared))
-        result = trained(run, prepared, on_event=on_event, resume=resume)
+        compute = compute_for(prepared)
+        team.tell(Assignment.of(run, prepared, compute, resume=resume))
+        run.update(environment=environment(compute))
+        result = trained(run, prepared, compute, team=team, on_event=on_event, resume=resume)
         note_result(run, result)
         if not result.finished:
             keep_paused(run, prepared)
-            run.update(state="stopped")
+            run.update(state="stopped", process=None)
             return run
         finish(
             run,
             prepared,
-            replace=replace,
+            replace_name=replace_name,
             sharing=sharing,
             language=language,
             on_event=on_event,
@@ -87,19 +99,24 @@ def carry_out(
 @contextmanager
 def recorded(run: Run) -> Iterator[None]:
     """Keep the record's state true, whatever happens."""
-    run.update(state="running", fault=None, process=os.getpid())
+    run.update(state="running", fault=None, finished=None, process=os.getpid())
     try:
         yield
     except LlamuneError as error:
-        run.update(state="failed", fault=error.message, finished=datetime.now(UTC))
+        note_end(run, "failed", error.message)
         raise
     except KeyboardInterrupt:
-        run.update(state="stopped", fault="interrupted", finished=datetime.now(UTC))
+        note_end(run, "stopped", "interrupted")
         raise
     except BaseException as error:
-        fault = f"{type(error).__name__}: {error}"
-        run.update(state="failed", fault=fault, finished=datetime.now(UTC))
+        note_end(run, "failed", f"{type(error).__name__}: {error}")
         raise
+
+
+def note_end(run: Run, state: State, fault: str) -> None:
+    """Record how a run ended early; a full disk must not hide why."""
+    with suppress(OSError):
+        run.update(state=state, fault=fault, finished=datetime.now(UTC), process=None)
 
 
 def digest_of(prepared: Prepared) -> str:
@@ -140,6 +157,7 @@ def begin(run: Run, prepared: Prepared, digest: str) -> None:
             validation_records=len(prepared.validation_rendered),
             tokens=training.n_tokens,
             trained_tokens=training.n_trained,
+            padding=round(prepared.padding, 4),
             cut_records=training.n_cut,
             skipped_records=training.n_untrained + len(prepared.problems),
         ),
@@ -159,21 +177,60 @@ def name_of_file_type(number: int) -> str:
         return str(number)
 
 
-def trained(run: Run, prepared: Prepared, *, on_event: OnJobEvent, resume: bool) -> TrainResult:
-    """Load the base, attach the adapter and train it; the model is gone afterwards."""
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What the leading process tells the others to train.
+
+    Args:
+        folder: of the run, which every process must see.
+        name, number: of the run.
+        fingerprint: of the data.
+        compute: what to compute in.
+        resume: whether to go on from the newest sound checkpoint.
+    """
+
+    folder: Path
+    name: str
+    number: int
+    fingerprint: str
+    compute: Compute
+    resume: bool
+
+    @classmethod
+    def of(cls, run: Run, prepared: Prepared, compute: Compute, *, resume: bool) -> Assignment:
+        """Return the assignment of a run."""
+        return cls(
+            folder=run.folder,
+            name=run.name,
+            number=run.number,
+            fingerprint=prepared.training.fingerprint,
+            compute=compute,
+            resume=resume,
+        )
+
+
+def compute_for(prepared: Prepared) -> Compute:
+    """Return what to compute in: as the recipe says, else as the timed trial found."""
     from llamune.nn import best_device, choose_compute
 
+    compute = choose_compute(prepared.opened.family, best_device())
+    chosen = prepared.recipe.compute_type
+    return compute if chosen == "auto" else replace(compute, dtype=chosen)
+
+
+def trained(
+    run: Run,
+    prepared: Prepared,
+    compute: Compute,
+    *,
+    team: Team,
+    on_event: OnJobEvent,
+    resume: bool,
+) -> TrainResult:
+    """Load what is trained and train it; the model is gone afterwards."""
     base, recipe = prepared.opened, prepared.recipe
     on_event(Stage(name="loading the base"))
-    device = best_device()
-    compute = choose_compute(base.family, device)
-    model = adapted(prepared, compute, device)
-    if recipe.from_adapter is not None and not resume:
-        origin = adapter_named(recipe.from_adapter, base)
-        with adapter_folder(origin, base.family) as folder:
-            load_adapter_weights(model, folder)
-        run.update(parent=recipe.from_adapter)
-    run.update(environment=environment(compute))
+    model, make_loop = loaded(run, prepared, compute, team=team, on_event=on_event, resume=resume)
     on_event(Stage(name="training"))
     modules = base.family.linear_modules(recipe.targets)
     result = train(
@@ -182,31 +239,67 @@ def trained(run: Run, prepared: Prepared, *, on_event: OnJobEvent, resume: bool)
         prepared.validation_rendered,
         recipe=recipe,
         run=run,
-        on_event=on_event,
+        on_event=refitting(run, prepared, on_event) if team.leads else on_event,
         resume=resume,
         sampler=sampler_of(prepared),
         layers=sorted({path.rpartition(".")[2] for path in modules}),
+        make_loop=make_loop,
     )
+    team.part()
     del model
     gc.collect()  # the proof loads the base anew
     return result
 
 
-def adapted(prepared: Prepared, compute: Compute, device: str) -> PeftModel:
-    """Return the base with a fresh adapter, computing in the chosen type."""
+def loaded(
+    run: Run,
+    prepared: Prepared,
+    compute: Compute,
+    *,
+    team: Team,
+    on_event: OnJobEvent,
+    resume: bool,
+) -> tuple[Any, Callable[..., Loop] | None]:
+    """Return the model to train, and what makes its loop where that is not the usual one."""
+    base, recipe = prepared.opened, prepared.recipe
+    if recipe.method == "full":
+        from llamune.nn import best_device
+
+        return load_full(run, prepared, compute, best_device(), on_event=on_event)
+    model = adapted(prepared, compute, n_processes=team.local_size)
+    if recipe.from_adapter is not None and not resume:
+        origin = adapter_named(recipe.from_adapter, base)
+        with adapter_folder(origin, base.family) as folder:
+            load_adapter_weights(model, folder)
+        if team.leads:
+            run.update(parent=recipe.from_adapter)
+    return model, None
+
+
+def adapted(prepared: Prepared, compute: Compute, *, n_processes: int = 1) -> PeftModel:
+    """Return the base with a fresh adapter.
+
+    Args:
+        prepared: the training.
+        compute: device, type and threads.
+        n_processes: how many share this machine's cores.
+    """
     import torch
 
-    from llamune.nn import compile_layers, load
+    from llamune.nn import best_device, compile_layers, load
 
     base, recipe = prepared.opened, prepared.recipe
-    dtype = compute.torch_dtype
-    if recipe.compute_type != "auto":
-        dtype = getattr(torch, recipe.compute_type)
     if compute.n_threads:
-        torch.set_num_threads(compute.n_threads)
-    # compiling takes half a minute; a short training would not earn it back
-    compiled = None if prepared.plan.time.low >= WORTH_COMPILING_SECONDS else False
-    model = load(base.file, family=base.family, device=device, dtype=dtype, compiled=compiled)
+        torch.set_num_threads(max(1, compute.n_threads // n_processes))
+    # compiling takes half a minute: the plan says whether the training earns it back
+    compiled = None if prepared.plan.settings.compiled else False
+    model = load(
+        base.file,
+        family=base.family,
+        device=best_device(),
+        dtype=compute.torch_dtype,
+        compiled=compiled,
+    )
     model_with_adapter = attach_adapter(
         model,
         recipe,
@@ -281,8 +374,11 @@ def note_result(run: Run, result: TrainResult) -> None:
 
 def keep_paused(run: Run, prepared: Prepared) -> None:
     """Write the newest checkpoint as a GGUF adapter, so that a stopped run can be looked at."""
+    if prepared.recipe.method == "full":
+        keep_paused_full(run)
+        return
     steps = checkpoint_steps(run.checkpoints)
-    if not steps or prepared.recipe.method == "dora":  # a GGUF adapter cannot express DoRA
+    if not steps or needs_whole_file(prepared.recipe):
         return
     base = prepared.opened
     paused = run.folder / "paused.gguf"
@@ -297,34 +393,36 @@ def finish(
     run: Run,
     prepared: Prepared,
     *,
-    replace: bool,
+    replace_name: bool,
     sharing: Sharing,
     language: str | None,
     on_event: OnJobEvent,
 ) -> None:
-    """Bring a trained adapter back to files, prove, score, publish and report."""
+    """Bring what was trained back to files, prove, score, publish and report.
+
+    What fails its proof is not published, and the run's state says so.
+    """
     base = prepared.opened
     digest = base.model.digest or f"sha256:{run.record.base.sha256_before}"  # type: ignore[union-attr]  # set by `begin`
-    on_event(Stage(name="writing the adapter as GGUF"))
-    write_gguf_adapter(
-        run.adapter, base.file, base.family, run.adapter_gguf, base_digest=digest, replace=True
-    )
-    files = {"adapter": run.adapter, "adapter_gguf": run.adapter_gguf, **drawn_loss(run)}
+    product = product_of(run, prepared, digest=digest, on_event=on_event)
+    files = {"adapter": run.adapter, **product.files, **drawn_loss(run)}
     run.update(files=files)
     on_event(Stage(name="proving that served = trained"))
-    proof = prove_run(run, base, on_event=on_event)
+    proof = prove_run(run, base, product, on_event=on_event)
     on_event(Stage(name="scoring before and after"))
-    score_run(run, prepared)
+    score_run(run, prepared, product)
     if proof.verdict != "fail":
         on_event(Stage(name="publishing"))
-        publish_run(run, base, digest=digest, replace=replace, sharing=sharing)
+        publish_run(run, base, product, digest=digest, replace=replace_name, sharing=sharing)
     derivative = licence_of(run, base)
     on_event(Stage(name="checking the base file again"))
     record = run.record
+    failed = proof.verdict == "fail"
     run.update(
         base=record.base and record.base.model_copy(update={"sha256_after": digest_of(prepared)}),
         files={**files, "report": run.report_path},
-        state="done",
+        state="failed" if failed else "done",
+        fault=f"the proof failed: {'; '.join(proof.reasons)}" if failed else None,
         finished=datetime.now(UTC),
         process=None,
     )

@@ -7,36 +7,37 @@ the run folder is made.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace as replaced
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamune.arch import Family
 from llamune.errors import AnswerNo, LlamuneError, UnsupportedError
 from llamune.jobs.adapters import adapter_named, settings_of_adapter
 from llamune.jobs.events import OnJobEvent, Settled, Stage
 from llamune.jobs.fitting import fit_hours
-from llamune.jobs.formats import bytes_text, range_text, seconds_text
+from llamune.jobs.following import follow, leading, measured_compute, prepared_again
+from llamune.jobs.formats import bytes_text, range_text
+from llamune.jobs.full_tuning import check_full
 from llamune.jobs.guard import free_ollama
-from llamune.jobs.preparing import Opened, Prepared, opened, prepare_training
+from llamune.jobs.preparing import Opened, Prepared, opened, opened_for, prepare_training
 from llamune.jobs.publishing import plan_publication, publish
-from llamune.jobs.running import adapted, carry_out
+from llamune.jobs.running import adapted, carry_out, compute_for
 from llamune.jobs.searching import search_learning_rate as search_learning_rate_of
+from llamune.jobs.telling import describe
 from llamune.runs import (
     CLASSIC,
     CLASSIC_EPOCHS,
-    Recipe,
     RecipeError,
     Run,
     check_choices,
     read_choices,
 )
 from llamune.store import ExistsError, ModelName, Sharing, library, take_in
-from llamune.train import Said, TrainError
+from llamune.train import Said, Team, check_trackers
 
 if TYPE_CHECKING:
-    from llamune.nn import Compute
+    pass
 
 __all__ = ["PRESETS", "resume", "tune"]
 
@@ -90,41 +91,55 @@ def tune(
         AnswerNo: it does not fit this machine.
         TrainError: the training broke off; the last checkpoint stays usable.
     """
-    given = {"base": reference, "data": data, "name": name, **choices}
-    chosen, passes = gather(given, recipe=recipe, preset=preset, epochs=epochs)
-    refuse_taken(chosen["name"], replace=replace)
-    on_event(Stage(name="reading the model and the data"))
-    with opened(chosen["base"]) as base:
-        refuse_tuned(base)
-        chosen = with_adapter_settings(base, chosen)
-        refuse_unpublishable(chosen)
-        prepared = prepare_for(base, chosen, passes, hours=hours)
-        refuse_misfit(prepared)
-        on_event(Settled(lines=tuple(describe(prepared))))
-        confirm_long(prepared, confirm)
-        free_ollama(base.model, confirm=confirm, say=lambda text: on_event(Said(text=text)))
-        if search_learning_rate:
-            on_event(Stage(name="searching the learning rate"))
-            prepared = search(prepared, on_event=on_event)
-        with in_library(prepared, sharing=sharing) as prepared:
-            run = Run.create(chosen["name"], recipe=prepared.recipe)
-            carry_out(
-                run,
-                prepared,
-                replace=replace,
-                sharing=sharing,
-                language=language,
-                on_event=on_event,
-            )
+    team = Team.of_environment()
+    if not team.leads:
+        return follow(team)
+    with leading(team):
+        given = {"base": reference, "data": data, "name": name, **choices}
+        chosen, passes = gather(given, recipe=recipe, preset=preset, epochs=epochs)
+        refuse_taken(chosen["name"], replace=replace)
+        on_event(Stage(name="reading the model and the data"))
+        with opened_with(chosen) as base:
+            refuse_tuned(base)
+            chosen = with_adapter_settings(base, chosen)
+            prepared = prepare_for(base, chosen, passes, hours=hours)
+            refuse_misfit(prepared)
+            refuse_unready(prepared)
+            on_event(Settled(lines=tuple(describe(prepared))))
+            confirm_long(prepared, confirm)
+            free_ollama(base.model, confirm=confirm, say=lambda text: on_event(Said(text=text)))
+            if search_learning_rate:
+                on_event(Stage(name="searching the learning rate"))
+                prepared = search(prepared, team, on_event=on_event)
+            with in_library(prepared, sharing=sharing) as prepared:
+                run = Run.create(chosen["name"], recipe=prepared.recipe)
+                carry_out(
+                    run,
+                    prepared,
+                    replace_name=replace,
+                    sharing=sharing,
+                    language=language,
+                    on_event=on_event,
+                    team=team,
+                )
     if to is not None:
         publish_beyond(run, to, replace=replace, on_event=on_event)
     return run
 
 
+def opened_with(chosen: Mapping[str, Any]) -> AbstractContextManager[Opened]:
+    """Open the base as the choices say: with their template and their new tokens."""
+    return opened(
+        chosen["base"],
+        template=chosen.get("template"),
+        add_tokens=chosen.get("add_tokens", ()),
+    )
+
+
 def publish_beyond(run: Run, to: str, *, replace: bool, on_event: OnJobEvent) -> None:
     """Put a finished run where another program finds it, unless its proof failed."""
     record = run.record
-    if record.state != "done" or (record.proof or {}).get("verdict") == "fail":
+    if record.state != "done":
         return
     on_event(Stage(name=f"publishing to {to}"))
     publish(
@@ -151,33 +166,37 @@ def resume(
         LlamuneError: it is done, still running, or its base or data changed meanwhile.
         CheckpointError: it was stopped before its first checkpoint.
     """
-    run = reference if isinstance(reference, Run) else Run.find(reference)
-    record = run.record
-    if record.state == "done":
-        raise LlamuneError(f"{run.reference} is done", hint=f"llamune runs show {run.reference}")
-    if run.is_alive():
-        raise LlamuneError(f"{run.reference} is still training (process {record.process})")
-    recipe = run.recipe
-    chosen = {field: getattr(recipe, field) for field in Recipe.model_fields}
-    on_event(Stage(name="reading the model and the data"))
-    with opened(recipe.base) as base:
-        prepared = prepare_training(base, chosen, measure=measured_compute)
-        if record.data is not None and record.data.fingerprint != prepared.training.fingerprint:
-            raise LlamuneError(
-                f"{run.reference}: the data are not what the run began with",
-                hint="put the files back as they were, or start a new run",
+    team = Team.of_environment()
+    if not team.leads:
+        return follow(team)
+    with leading(team):
+        run = reference if isinstance(reference, Run) else Run.find(reference)
+        record = run.record
+        if record.state == "done":
+            hint = f"llamune runs show {run.reference}"
+            raise LlamuneError(f"{run.reference} is done", hint=hint)
+        if run.is_alive():
+            raise LlamuneError(f"{run.reference} is still training (process {record.process})")
+        recipe = run.recipe
+        on_event(Stage(name="reading the model and the data"))
+        with opened_for(recipe) as base:
+            prepared = prepared_again(base, recipe)
+            known = record.data
+            if known is not None and known.fingerprint != prepared.training.fingerprint:
+                raise LlamuneError(
+                    f"{run.reference}: the data are not what the run began with",
+                    hint="put the files back as they were, or start a new run",
+                )
+            on_event(Settled(lines=tuple(describe(prepared))))
+            return carry_out(
+                run,
+                prepared,
+                replace_name=True,
+                language=language,
+                on_event=on_event,
+                resume=True,
+                team=team,
             )
-        on_event(Settled(lines=tuple(describe(prepared))))
-        return carry_out(
-            run, prepared, replace=True, language=language, on_event=on_event, resume=True
-        )
-
-
-def measured_compute(family: Family) -> Compute:
-    """Return what this machine computes in, and how fast, by a short trial."""
-    from llamune.nn import choose_compute
-
-    return choose_compute(family)
 
 
 @contextmanager
@@ -188,8 +207,8 @@ def in_library(prepared: Prepared, *, sharing: Sharing) -> Iterator[Prepared]:
         yield prepared
         return
     taken = take_in(model, sharing=sharing)
-    with opened(str(taken.name)) as base:
-        recipe = prepared.recipe.model_copy(update={"base": str(taken.name)})
+    recipe = prepared.recipe.model_copy(update={"base": str(taken.name)})
+    with opened_for(recipe) as base:
         yield replaced(prepared, opened=base, recipe=recipe)
 
 
@@ -229,14 +248,20 @@ def confirm_long(prepared: Prepared, confirm: Callable[[str], bool]) -> None:
         )
 
 
-def search(prepared: Prepared, *, on_event: OnJobEvent) -> Prepared:
-    """Return the training with the learning rate that did best on short runs."""
-    from llamune.nn import best_device
+def search(prepared: Prepared, team: Team, *, on_event: OnJobEvent) -> Prepared:
+    """Return the training with the learning rate that did best on short runs.
 
-    compute = measured_compute(prepared.opened.family)
-    return search_learning_rate_of(
-        prepared, lambda: adapted(prepared, compute, best_device()), on_event=on_event
-    )
+    Raises:
+        UnsupportedError: for several processes, or where no adapter is trained.
+    """
+    if team.size > 1 or not prepared.recipe.is_adapter:
+        what = "several processes" if team.size > 1 else "full training"
+        raise UnsupportedError(
+            f"--search-lr is for adapters in one process, not for {what}",
+            hint="search with a short run of one process, then give --lr",
+        )
+    compute = compute_for(prepared)
+    return search_learning_rate_of(prepared, lambda: adapted(prepared, compute), on_event=on_event)
 
 
 def gather(
@@ -300,17 +325,16 @@ def refuse_tuned(base: Opened) -> None:
         )
 
 
-def refuse_unpublishable(chosen: Mapping[str, Any]) -> None:
-    """Refuse a method whose result this job could not put back.
+def refuse_unready(prepared: Prepared) -> None:
+    """Refuse what would break the training off, though the recipe itself is sound.
 
     Raises:
-        UnsupportedError: DoRA, which no GGUF adapter can express.
+        UnsupportedError: full training cannot be done here.
+        TrainError: a tracker is not known or not installed.
     """
-    if chosen.get("method") == "dora":
-        raise UnsupportedError(
-            "method dora: no GGUF adapter can express it, and tune publishes adapters",
-            hint="--method lora; a DoRA adapter made elsewhere can be merged: llamune merge",
-        )
+    check_trackers(prepared.recipe.report_to)
+    if prepared.recipe.method == "full":
+        check_full(prepared)
 
 
 def with_adapter_settings(base: Opened, chosen: dict[str, Any]) -> dict[str, Any]:
@@ -321,6 +345,11 @@ def with_adapter_settings(base: Opened, chosen: dict[str, Any]) -> dict[str, Any
     """
     if (origin := chosen.get("from_adapter")) is None:
         return chosen
+    if chosen.get("add_tokens"):
+        raise UnsupportedError(
+            f"new tokens with an adapter to go on from: {origin} was trained without them",
+            hint="merge it first (llamune merge), then tune the merged model with --add-token",
+        )
     fixed = settings_of_adapter(adapter_named(origin, base), base.family)
     for key, value in fixed.items():
         if key in chosen and chosen[key] != value:
@@ -344,60 +373,3 @@ def refuse_misfit(prepared: Prepared) -> None:
             f"{bytes_text(plan.machine.budget_bytes)} free",
             hint="what would fit: llamune plan; or lower --max-length, or add --recompute",
         )
-
-
-def describe(prepared: Prepared) -> list[str]:
-    """Return what is about to happen, a line each."""
-    recipe, plan, base = prepared.recipe, prepared.plan, prepared.opened
-    training, validation = prepared.training, prepared.validation
-    targets = recipe.targets if isinstance(recipe.targets, str) else ", ".join(recipe.targets)
-    n_validation = 0 if validation is None else len(validation.rendered)
-    lines = [
-        f"base      {base.model} · {base.family.name} · {bytes_text(base.file.size)}",
-        f"data      {len(training.rendered):,} records, {n_validation:,} more for validation, "
-        f"{training.n_tokens:,} tokens ({training.n_trained:,} trained), "
-        f"longest {max(training.lengths):,}",
-        f"recipe    {recipe.method} r{recipe.rank} alpha {recipe.alpha:g} on {targets} layers, "
-        f"lr {recipe.learning_rate:g}, {recipe.steps:,} steps of {recipe.batch}",
-        f"plan      {bytes_text(plan.memory.total_bytes)} at most, "
-        f"{range_text(plan.time.low, plan.time.high)} of training (estimates)",
-    ]
-    left_out = training.n_untrained + len(prepared.problems)
-    if training.n_cut:
-        lines.append(
-            f"note      {training.n_cut:,} records are cut to {training.max_length} tokens"
-        )
-    if left_out:
-        first = f"; the first: {prepared.problems[0]}" if prepared.problems else ""
-        lines.append(f"note      {left_out:,} records are left out{first}")
-    return lines + [f"note      {note}" for note in prepared.notes]
-
-
-def summary(run: Run) -> str:
-    """Return one line about a finished run."""
-    record = run.record
-    before, after = record.loss.validation_before, record.loss.validation
-    loss = f", validation loss {before:.3f} → {after:.3f}" if before and after else ""
-    took = f" in {seconds_text(record.seconds.measured)}" if record.seconds.measured else ""
-    return f"{run.reference}: {record.steps_done} steps{took}{loss}"
-
-
-def stopped_hint(run: Run) -> str:
-    """Return how to go on with a stopped run."""
-    return f"llamune tune --resume {run.reference}"
-
-
-def check_verdict(run: Run) -> None:
-    """Refuse to call a run good whose proof did not pass.
-
-    Raises:
-        AnswerNo: the proof failed or cannot tell.
-        TrainError: the run is not done.
-    """
-    record = run.record
-    if record.state != "done":
-        raise TrainError(f"{run.reference} is {record.state}", hint=stopped_hint(run))
-    verdict = (record.proof or {}).get("verdict")
-    if verdict not in {None, "pass"}:
-        reasons = "; ".join((record.proof or {}).get("reasons", ())) or "see the report"
-        raise AnswerNo(f"proof: {verdict}: {reasons}", hint=str(run.report_path))

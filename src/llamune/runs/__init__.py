@@ -1,6 +1,6 @@
 """Recipes and run folders as data, and what this machine measured of itself. No torch."""
 
-from llamune.runs import machine
+from llamune.runs import machine, measuring
 from llamune.runs.defaults import CLASSIC, CLASSIC_EPOCHS, Situation, default_learning_rate, settle
 from llamune.runs.folder import Run, RunError, runs_folder
 from llamune.runs.recipe import DataFile, Recipe, RecipeError, check_choices, read_choices
@@ -10,11 +10,14 @@ from llamune.runs.record import (
     Licence,
     Loss,
     Memory,
+    Rounding,
     RunRecord,
     Score,
     Seconds,
+    Served,
     State,
 )
+from llamune.runs.steps import Line, StepSpeed, known_steps, remember_steps, steps_key
 
 __all__ = [
     "CLASSIC",
@@ -23,21 +26,29 @@ __all__ = [
     "DataFacts",
     "DataFile",
     "Licence",
+    "Line",
     "Loss",
     "Memory",
     "Recipe",
     "RecipeError",
+    "Rounding",
     "Run",
     "RunError",
     "RunRecord",
     "Score",
     "Seconds",
+    "Served",
     "Situation",
     "State",
+    "StepSpeed",
     "check_choices",
     "default_learning_rate",
+    "known_steps",
     "machine",
+    "measuring",
     "read_choices",
+    "remember_steps",
     "runs_folder",
     "settle",
+    "steps_key",
 ]

@@ -71,7 +71,10 @@ def settle(
     n = situation.n_records
     batch = chosen.setdefault("batch", min(8 if n < MORE_RECORDS else 16, n))
     steps = chosen.setdefault("steps", steps_for(n, batch, epochs or default_epochs(n)))
-    fit = situation.largest_micro_batch or min(4, batch)
+    full, dense = chosen.get("method") == "full", bool(chosen.get("dense", False))
+    chosen.setdefault("optimizer", optimizer_for(full=full, dense=dense))
+    # packed weights change in backward: a step is one micro-batch
+    fit = batch if full and not dense else situation.largest_micro_batch or min(4, batch)
     chosen.setdefault("micro_batch", max(1, min(fit, batch)))
     chosen.setdefault("rank", 8 if n < FEW_RECORDS else 16 if n <= MANY_RECORDS else 32)
     chosen.setdefault("dropout", 0.05 if n < MORE_RECORDS else 0.0)
@@ -88,6 +91,7 @@ def settle(
             architecture=situation.architecture,
             batch=batch,
             steps=steps,
+            full=full,
         ),
     )
     try:
@@ -98,6 +102,12 @@ def settle(
 
 FIXED: Mapping[str, Any] = {
     "method": "lora",
+    "keep_type": "Q8_0",
+    "clip": "update",
+    "train_embeddings": False,
+    "dense": False,
+    "weight_type": "float32",
+    "final_type": None,
     "ranks": {},
     "alpha": 32.0,
     "rslora": False,
@@ -116,11 +126,20 @@ FIXED: Mapping[str, Any] = {
     "patience": 3,
     "checkpoint_minutes": 5.0,
     "test": (),
+    "template": None,
+    "add_tokens": (),
     "from_adapter": None,
     "sample": None,
     "report_to": (),
     "seed": 0,
 }
+
+
+def optimizer_for(*, full: bool, dense: bool) -> str:
+    """Return the optimizer of a way to train."""
+    if full and not dense:
+        return "factored"
+    return "adamw_torch" if full else "adamw"
 
 
 def default_epochs(n_records: int) -> float:
@@ -133,20 +152,25 @@ def steps_for(n_records: int, batch: int, epochs: float) -> int:
     return max(1, round(math.ceil(n_records / batch) * epochs))
 
 
-def default_learning_rate(*, d_model: int, architecture: str, batch: int, steps: int) -> float:
-    """Return AdamW's rate for LoRA, to two digits.
+def default_learning_rate(
+    *, d_model: int, architecture: str, batch: int, steps: int, full: bool = False
+) -> float:
+    """Return the rate, to two digits.
 
     Args:
         d_model: hidden size of the model.
         architecture: GGUF name; Qwen's best rate hardly depends on its size.
         batch: sequences an optimizer step.
         steps: optimizer steps of the run.
+        full: for the weights themselves: a tenth of an adapter's ("LoRA Without Regret").
 
     Source: the fit of tinker-cookbook, made at batch 128, times sqrt(batch / 128); short runs
     want half as much again.
     """
     power = 0.0775 if architecture.startswith("qwen") else 0.781
     rate = 5e-4 * (2000 / d_model) ** power * math.sqrt(batch / 128)
-    if steps < SHORT_RUN_STEPS:
+    if full:
+        rate /= 10
+    elif steps < SHORT_RUN_STEPS:
         rate *= 1.5
     return float(f"{rate:.1e}")

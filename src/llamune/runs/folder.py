@@ -92,6 +92,11 @@ class Run:
         return self.folder / "adapter.gguf"
 
     @property
+    def model_gguf(self) -> Path:
+        """The finished model as a whole file, where no adapter can express what was trained."""
+        return self.folder / "model.gguf"
+
+    @property
     def report_path(self) -> Path:
         """The report for people."""
         return self.folder / "report.md"

@@ -28,6 +28,7 @@ from llamune.files import write_text
 __all__ = ["DataFile", "Recipe", "RecipeError", "check_choices", "read_choices"]
 
 TARGETS = ("all", "attention", "mlp")
+PACKED_OPTIMIZERS = ("factored", "adamw8")
 
 
 class RecipeError(LlamuneError):
@@ -58,6 +59,22 @@ def as_names(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def as_list_of_names(value: Any) -> Any:
+    """Accept `a,b` and `a` for a list of names."""
+    names = as_names(value)
+    return (names,) if isinstance(names, str) else names
+
+
+def as_texts(value: Any) -> Any:
+    """Accept a single text for a list of one; commas stay in it."""
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def as_upper(value: Any) -> Any:
+    """Read `q8_0` as `Q8_0`."""
+    return value.upper() if isinstance(value, str) else value
+
+
 def as_number(value: Any) -> Any:
     """Read `2e-4`: YAML 1.1 takes a number without a decimal point for a text."""
     if isinstance(value, str):
@@ -81,8 +98,28 @@ class Recipe(BaseModel):
     data: Annotated[tuple[DataFile, ...], BeforeValidator(as_data_files)] = Field(
         min_length=1, description="files of examples; each may have a weight"
     )
-    method: Literal["lora", "dora"] = Field(
-        description="lora: two thin matrices beside each weight; dora: and its length"
+    method: Literal["lora", "dora", "full"] = Field(
+        description="lora: two thin matrices beside each weight; dora: and its length; "
+        "full: every layer's weights"
+    )
+    keep_type: Annotated[Literal["Q8_0", "BF16", "Q6_K"], BeforeValidator(as_upper)] = Field(
+        description="full: quant type that the weights are kept and trained in"
+    )
+    optimizer: str = Field(
+        description="full: factored (a hundredth of a byte a weight) or adamw8 (two bytes); with "
+        "dense, a name that transformers knows. Adapters: adamw"
+    )
+    clip: Literal["update", "global"] = Field(
+        description="full: what clip_norm bounds: each weight's update (root mean square, in "
+        "units of the rate), or the norm of all gradients together, in two passes"
+    )
+    train_embeddings: bool = Field(description="full: train token embedding and output too")
+    dense: bool = Field(description="full: keep the weights as floats, not packed")
+    weight_type: Literal["float32", "bfloat16"] = Field(
+        description="full and dense: what the floats are; bfloat16 is rounded at random"
+    )
+    final_type: str | None = Field(
+        description="full: file type of the result, such as Q4_K_M; default the keep type"
     )
     rank: int = Field(ge=1, le=1024, description="columns of the thin matrices")
     ranks: dict[str, Annotated[int, Field(ge=1, le=1024)]] = Field(
@@ -125,9 +162,15 @@ class Recipe(BaseModel):
     test: Annotated[tuple[DataFile, ...], BeforeValidator(as_data_files)] = Field(
         description="held-out examples that are scored before and after; default the validation"
     )
+    template: str | None = Field(
+        description="chat template in place of the model's own: the name of a common one, or a file"
+    )
+    add_tokens: Annotated[tuple[str, ...], BeforeValidator(as_texts)] = Field(
+        description="texts that become one token each; their rows are trained"
+    )
     from_adapter: str | None = Field(description="name, run or folder of an adapter to go on from")
     sample: str | None = Field(description="prompt that is answered at each validation pass")
-    report_to: Annotated[tuple[str, ...], BeforeValidator(as_names)] = Field(
+    report_to: Annotated[tuple[str, ...], BeforeValidator(as_list_of_names)] = Field(
         description="trackers that transformers knows, e.g. [tensorboard]"
     )
     seed: int = Field(ge=0, lt=2**32, description="of every random choice")
@@ -143,7 +186,38 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"warmup_steps {self.warmup_steps} leaves none of the {self.steps} steps"
             )
+        if self.method == "full":
+            self.check_full()
         return self
+
+    def check_full(self) -> None:
+        """Refuse what full training cannot do."""
+        if self.from_adapter is not None:
+            raise ValueError("from_adapter: full training has no adapter; merge it first")
+        if self.compute_type == "float16":
+            raise ValueError("compute_type float16: gradients of whole weights leave its range")
+        if self.dense:
+            return
+        if self.optimizer not in PACKED_OPTIMIZERS:
+            raise ValueError(
+                f"optimizer {self.optimizer}: packed weights are trained by "
+                f"{' or '.join(PACKED_OPTIMIZERS)}; others need dense"
+            )
+        if self.micro_batch != self.batch:
+            raise ValueError(
+                f"micro_batch {self.micro_batch} is not batch {self.batch}: packed weights "
+                "change in backward, so a step is one micro-batch"
+            )
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether thin matrices are trained, not the weights themselves."""
+        return self.method in {"lora", "dora"}
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the weights themselves are trained in their blocks."""
+        return self.method == "full" and not self.dense
 
     def scale_of(self, rank: int) -> float:
         """Return the factor on B·A of a module of this rank."""
@@ -193,6 +267,9 @@ def read_choices(path: Path) -> dict[str, Any]:
         choices[key] = tuple(
             entry.model_copy(update={"path": path.parent / entry.path}) for entry in choices[key]
         )
+    template = choices.get("template")
+    if template is not None and (path.parent / template).is_file():
+        choices["template"] = str(path.parent / template)
     return choices
 
 

@@ -18,9 +18,11 @@ __all__ = [
     "Licence",
     "Loss",
     "Memory",
+    "Rounding",
     "RunRecord",
     "Score",
     "Seconds",
+    "Served",
     "State",
 ]
 
@@ -63,6 +65,9 @@ class DataFacts(Part):
     validation_records: int
     tokens: int = Field(description="of one pass over the training records")
     trained_tokens: int = Field(description="of those, the ones that the loss counts")
+    padding: float | None = Field(
+        default=None, description="share of computed tokens that only fill up rows, 0 to 1"
+    )
     cut_records: int = 0
     skipped_records: int = 0
 
@@ -79,6 +84,9 @@ class Seconds(Part):
 
     predicted_low: float | None = None
     predicted_high: float | None = None
+    refitted_low: float | None = Field(default=None, description="from the first measured steps")
+    refitted_high: float | None = None
+    refitted_after_steps: int | None = None
     measured: float | None = None
 
 
@@ -104,6 +112,26 @@ class Score(Part):
     after_low: float
     after_high: float
     verdict: str = Field(default="", description="what may be said of the difference, and why")
+
+
+class Rounding(Part):
+    """What rounding at every step adds to packed weights: root mean squares over weights."""
+
+    type: str = Field(description="quant type the weights are kept in")
+    own: float = Field(description="error of rounding once to nearest in that type")
+    predicted: float
+    measured: float | None = Field(default=None, description="on a sample of rows")
+
+
+class Served(Part):
+    """One way to store a trained model, on held-out records."""
+
+    type: str
+    round: str = Field(description="trained, nearest or compensated")
+    bytes: int
+    loss: float | None = Field(default=None, description="nats a trained token")
+    kl: float | None = Field(default=None, description="mean, from the file as trained")
+    chosen: bool = Field(default=False, description="whether this is the result")
 
 
 class Licence(Part):
@@ -138,6 +166,11 @@ class RunRecord(Part):
     loss: Loss = Loss()
     plan: dict[str, Any] | None = Field(default=None, description="parts of the prediction")
     proof: dict[str, Any] | None = None
+    merge: dict[str, Any] | None = Field(
+        default=None, description="what bringing the change into a whole file kept of it"
+    )
+    rounding: Rounding | None = None
+    served: tuple[Served, ...] = ()
     scores: tuple[Score, ...] = ()
     licence: Licence | None = None
     environment: dict[str, str] = {}

@@ -1,6 +1,7 @@
 """Names to files: stores in Ollama's format, our own library among them, paths and folders.
 
-What talks to servers loads on first use: its HTTP client costs a quarter of a second.
+What finds models is there at once. What looks after a store, and what talks to servers, loads on
+first use: an HTTP client costs a quarter of a second.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from llamune.store.models import Adapter, Model, model_of_name
 from llamune.store.names import ModelName
 from llamune.store.places import home, library, search_path
 from llamune.store.publishing import (
+    GivenTemplate,
     bytes_to_copy,
     copy_model,
     publish,
@@ -38,18 +40,6 @@ from llamune.store.publishing import (
 from llamune.store.references import find_stored, is_stored, resolve, unreadable
 from llamune.store.sharing import Sharing
 from llamune.store.stores import Store
-from llamune.store.upkeep import (
-    Fault,
-    Garbage,
-    Piece,
-    Removed,
-    bytes_to_verify,
-    collect_garbage,
-    find_garbage,
-    remove_model,
-    repair,
-    verify_models,
-)
 
 if TYPE_CHECKING:
     from llamune.store.ollama import LoadedModel, Ollama, OllamaError
@@ -64,14 +54,33 @@ if TYPE_CHECKING:
     from llamune.store.pulling import Pull, plan_pull, pull
     from llamune.store.pushing import folder_manifest, push, push_blobs
     from llamune.store.registry import RegistryError
+    from llamune.store.upkeep import (
+        Fault,
+        Garbage,
+        Piece,
+        Removed,
+        bytes_to_verify,
+        collect_garbage,
+        find_garbage,
+        remove_model,
+        repair,
+        verify_models,
+    )
 
-TALKS_TO_SERVERS = {
+ON_FIRST_USE = {
+    "Fault": "llamune.store.upkeep",
+    "Garbage": "llamune.store.upkeep",
     "LoadedModel": "llamune.store.ollama",
     "Ollama": "llamune.store.ollama",
     "OllamaError": "llamune.store.ollama",
+    "Piece": "llamune.store.upkeep",
     "Placed": "llamune.store.placing",
     "Pull": "llamune.store.pulling",
     "RegistryError": "llamune.store.registry",
+    "Removed": "llamune.store.upkeep",
+    "bytes_to_verify": "llamune.store.upkeep",
+    "collect_garbage": "llamune.store.upkeep",
+    "find_garbage": "llamune.store.upkeep",
     "folder_manifest": "llamune.store.pushing",
     "lmstudio_folder": "llamune.store.placing",
     "needs_merge": "llamune.store.placing",
@@ -82,6 +91,9 @@ TALKS_TO_SERVERS = {
     "pull": "llamune.store.pulling",
     "push": "llamune.store.pushing",
     "push_blobs": "llamune.store.pushing",
+    "remove_model": "llamune.store.upkeep",
+    "repair": "llamune.store.upkeep",
+    "verify_models": "llamune.store.upkeep",
 }
 
 __all__ = [
@@ -91,6 +103,7 @@ __all__ = [
     "ExistsError",
     "Fault",
     "Garbage",
+    "GivenTemplate",
     "Layer",
     "ListedModel",
     "LoadedModel",
@@ -148,6 +161,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in TALKS_TO_SERVERS:
-        return getattr(importlib.import_module(TALKS_TO_SERVERS[name]), name)
+    if name in ON_FIRST_USE:
+        return getattr(importlib.import_module(ON_FIRST_USE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

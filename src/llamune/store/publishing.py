@@ -23,6 +23,7 @@ from llamune.store.sharing import Sharing, can_link
 from llamune.store.stores import Advance, Store
 
 __all__ = [
+    "GivenTemplate",
     "bytes_to_copy",
     "copy_model",
     "publish",
@@ -33,8 +34,34 @@ __all__ = [
 ]
 
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
+TEMPLATES = (media_types.TEMPLATE, media_types.PROMPT)
 BIG = (media_types.MODEL, media_types.PROJECTOR, media_types.DRAFT)
 DEFAULT_CONFIG = {"model_format": "gguf", "architecture": "amd64", "os": "linux"}
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenTemplate:
+    """A chat template that takes the place of the base's own.
+
+    A store's TEMPLATE layer is written in Go's language; a Jinja template stands in the config,
+    where our own runtime looks first.
+
+    Args:
+        text: the template.
+        language: `Jinja` or `Go`.
+    """
+
+    text: str
+    language: str
+
+    def put(
+        self, layers: Sequence[Layer | NewLayer], config: Mapping[str, Any]
+    ) -> tuple[list[Layer | NewLayer], dict[str, Any]]:
+        """Return layers and config with this template alone."""
+        kept = [layer for layer in layers if layer.media_type not in TEMPLATES]
+        if self.language == "Go":
+            return [*kept, NewLayer(media_types.TEMPLATE, self.text.encode())], dict(config)
+        return kept, {**config, "chat_template": self.text}
 
 
 def publish(
@@ -84,6 +111,7 @@ def publish_adapter(
     adapter_gguf: Path,
     annotations: Mapping[str, str] | None = None,
     *,
+    template: GivenTemplate | None = None,
     replace: bool = False,
     sharing: Sharing = "copy",
     advance: Advance | None = None,
@@ -95,16 +123,24 @@ def publish_adapter(
         base: the model that the adapter was trained on.
         adapter_gguf: the adapter's GGUF file.
         annotations: lineage; `llamune.base.digest` is added when the base has a digest.
+        template: the chat template to serve it with; default the base's own.
         replace: whether a model of that name may be replaced.
         sharing: how far to go when the base can be neither linked nor cloned.
         advance: called with the number of bytes hashed or copied.
     """
     kept = [layer for layer in layers_of(base) if layer.media_type != media_types.ADAPTER]
     lineage = {"llamune.base.digest": base.digest} if base.digest else {}
+    layers: list[Layer | NewLayer] = [
+        *kept,
+        NewLayer(media_types.ADAPTER, adapter_gguf, sharing="copy"),
+    ]
+    described = {**({} if base.manifest else config_of(base.paths)), **base.config}
+    if template is not None:
+        layers, described = template.put(layers, described)
     return publish(
         name,
-        [*kept, NewLayer(media_types.ADAPTER, adapter_gguf, sharing="copy")],
-        config=base.config or config_of(base.paths),
+        layers,
+        config=described,
         annotations={**lineage, **(annotations or {})},
         replace=replace,
         sharing=sharing,
@@ -120,6 +156,7 @@ def publish_model(
     *,
     licenses: Sequence[str] = (),
     config: Mapping[str, Any] | None = None,
+    template: GivenTemplate | None = None,
     replace: bool = False,
     sharing: Sharing = "copy",
     advance: Advance | None = None,
@@ -134,19 +171,24 @@ def publish_model(
         annotations: lineage.
         licenses: licence texts to add.
         config: entries that replace those of `like` and of the file's header.
+        template: the chat template to serve it with; default that of `like`, or the file's.
         replace: whether a model of that name may be replaced.
         sharing: how far to go when the file can be neither linked nor cloned.
         advance: called with the number of bytes hashed or copied.
     """
     files = [gguf] if isinstance(gguf, Path) else list(gguf)
+    layers: list[Layer | NewLayer] = [
+        *(NewLayer(media_types.MODEL, path) for path in files),
+        *(carried_layers(like) if like is not None else []),
+        *(NewLayer(media_types.LICENSE, text.encode()) for text in licenses),
+    ]
+    described = {**config_of(files, like), **(config or {})}
+    if template is not None:
+        layers, described = template.put(layers, described)
     return publish(
         name,
-        [
-            *(NewLayer(media_types.MODEL, path) for path in files),
-            *(carried_layers(like) if like is not None else []),
-            *(NewLayer(media_types.LICENSE, text.encode()) for text in licenses),
-        ],
-        config={**config_of(files, like), **(config or {})},
+        layers,
+        config=described,
         annotations=annotations,
         replace=replace,
         sharing=sharing,

@@ -25,10 +25,18 @@ from llamune.train.events import (
     Validated,
 )
 from llamune.train.memory import PeakMemory, resident_bytes
+from llamune.train.packed import dense_loop, packed_loop
+from llamune.train.packed_file import ROUNDING, TRAINED_MODEL, needs_widening, trained_types, widen
+from llamune.train.packed_noise import NoiseForecast, forecast_noise
 from llamune.train.quiet import quiet
+from llamune.train.speed import MeasuredSteps, measure_steps
+from llamune.train.team import Team
+from llamune.train.trackers import check_trackers
 from llamune.train.training import TrainResult, train
 
 __all__ = [
+    "ROUNDING",
+    "TRAINED_MODEL",
     "AdapterWritten",
     "CheckpointError",
     "CheckpointWritten",
@@ -37,28 +45,39 @@ __all__ = [
     "Example",
     "LossCurve",
     "LossError",
+    "MeasuredSteps",
+    "NoiseForecast",
     "OnEvent",
     "OutOfMemory",
     "PeakMemory",
     "Said",
     "Sampled",
     "StepDone",
+    "Team",
     "TrainError",
     "TrainResult",
     "TrainingStarted",
     "Validated",
     "attach_adapter",
     "batch_order",
+    "check_trackers",
     "checkpoint_folder",
     "checkpoint_steps",
     "count_trained",
+    "dense_loop",
     "draw_loss_curve",
+    "forecast_noise",
     "load_adapter_weights",
     "loss_curve",
+    "measure_steps",
+    "needs_widening",
     "newest_sound",
+    "packed_loop",
     "plot_text",
     "quiet",
     "resident_bytes",
     "train",
+    "trained_types",
+    "widen",
     "write_adapter",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llamune.adapter import NEW_ROWS
 from llamune.errors import UnsupportedError
 from llamune.files import new_folder
 from llamune.runs import Recipe
@@ -25,7 +26,7 @@ PICKLE = "adapter_model.bin"
 def attach_adapter(
     model: PreTrainedModel, recipe: Recipe, *, modules: Sequence[str], base_name: str = ""
 ) -> PeftModel:
-    """Put a fresh LoRA beside the named linear layers; everything else is frozen.
+    """Put a fresh LoRA beside the named linear layers; all else but new tokens is frozen.
 
     Args:
         model: the base, its weights packed or not.
@@ -64,6 +65,10 @@ def attach_adapter(
     if not isinstance(adapted, PeftModel):
         raise TypeError(f"PEFT made a {type(adapted).__name__}")
     adapted.peft_config["default"].base_model_name_or_path = base_name
+    if recipe.add_tokens:
+        from llamune.train.tokens import grow
+
+        grow(adapted, len(recipe.add_tokens))
     return adapted
 
 
@@ -87,6 +92,10 @@ def write_adapter(model: PeftModel, folder: Path, *, layers: Sequence[str] = ())
 
 def save_into(model: PeftModel, folder: Path, *, layers: Sequence[str] = ()) -> None:
     """Write weights and config into a folder that exists."""
+    from safetensors.torch import save_file
+
+    from llamune.train.tokens import new_rows
+
     config: Any = model.peft_config["default"]
     modules = config.target_modules
     if layers:
@@ -97,6 +106,10 @@ def save_into(model: PeftModel, folder: Path, *, layers: Sequence[str] = ()) -> 
     finally:
         config.target_modules = modules
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    if rows := new_rows(model):
+        save_file(
+            {name: table.contiguous().cpu() for name, table in rows.items()}, folder / NEW_ROWS
+        )
 
 
 def load_adapter_weights(model: PeftModel, folder: Path) -> None:
@@ -108,6 +121,8 @@ def load_adapter_weights(model: PeftModel, folder: Path) -> None:
     """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
+
+    from llamune.train.tokens import put_new_rows
 
     if not (folder / WEIGHTS).is_file():
         if (folder / PICKLE).is_file():
@@ -129,3 +144,4 @@ def load_adapter_weights(model: PeftModel, folder: Path) -> None:
             hint="rank, targets and method must be those of the adapter",
         )
     set_peft_model_state_dict(model, weights)
+    put_new_rows(model, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -13,9 +14,19 @@ from pathlib import Path
 from llamune.files import sha256_of, sync_folder
 from llamune.train.errors import CheckpointError
 
-__all__ = ["checkpoint_folder", "checkpoint_steps", "keep", "newest_sound", "sound", "writing"]
+__all__ = [
+    "FULL_DISK",
+    "checkpoint_folder",
+    "checkpoint_steps",
+    "keep",
+    "newest_sound",
+    "sound",
+    "writing",
+]
 
 CHECKSUMS = "checksums.json"
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FREE_ON_A_FULL_DISK_BYTES = 1 << 20  # a last block or two stay free when a write fails
 FOLDER = re.compile(r"step-(\d{6,})")
 
 
@@ -52,18 +63,37 @@ def writing(
         scratch.mkdir(parents=True)
     meet()
     try:
-        yield scratch
-        meet()
-        if leader:
-            seal(scratch)
-            if final.exists():  # a resumed run comes by the same step again
-                shutil.rmtree(final)
-            scratch.rename(final)
-            sync_folder(checkpoints)
+        with full_disk_named(scratch):
+            yield scratch
+            meet()
+            if leader:
+                seal(scratch)
+                if final.exists():  # a resumed run comes by the same step again
+                    shutil.rmtree(final)
+                scratch.rename(final)
+                sync_folder(checkpoints)
         meet()
     finally:
         if leader:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """Turn what libraries say of a full disk, each in its own words, into the system's error.
+
+    Raises:
+        OSError: ENOSPC, for a write that failed where no room is left.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:  # torch says only that writing failed
+        says_so = any(f"os error {number}" in str(error) for number in FULL_DISK)
+        if says_so or shutil.disk_usage(folder).free < FREE_ON_A_FULL_DISK_BYTES:
+            raise OSError(errno.ENOSPC, "no room is left", str(folder)) from error
+        raise
 
 
 def seal(folder: Path) -> None:

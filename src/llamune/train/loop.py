@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,11 +17,13 @@ from peft import PeftModel
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
-from llamune.runs import Recipe
+from llamune.data import by_length
+from llamune.runs import Recipe, Run
 from llamune.train import attach, checkpoints
 from llamune.train.batches import IGNORED, Collator, Example
 from llamune.train.errors import LossError
 from llamune.train.progress import Progress
+from llamune.train.team import any_of
 
 __all__ = ["Loop", "arguments"]
 
@@ -89,7 +92,9 @@ class Loop(Trainer):
         self.order = order
         self.training_records = training
         self.validation_records = validation
-        self.validation_order = validation_batches(validation, recipe.micro_batch)
+        self.validation_order = by_length(
+            [len(record.ids) for record in validation], recipe.micro_batch
+        )
         self.checkpoints_folder = folder
         self.progress = progress
         self.after_validation: Callable[[int], None] = lambda _: None
@@ -143,9 +148,12 @@ class Loop(Trainer):
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Any:
-        """Run one micro-batch forward and backward; a loss that is no number stops the run."""
+        """Run one micro-batch forward and backward; a loss that is no number stops the run.
+
+        Every process stops then: the others would wait for one that is gone.
+        """
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not math.isfinite(loss.item()):
+        if any_of(not math.isfinite(loss.item())):
             raise self.diverged("loss", loss.item())
         return loss
 
@@ -203,7 +211,7 @@ class Loop(Trainer):
             self.checkpoints_folder, self.state.global_step, leader=leader, barrier=barrier
         ) as folder:
             if leader:
-                attach.save_into(self.adapted, folder)
+                self.save_weights(folder)
                 self.state.save_to_json(os.fspath(folder / TRAINER_STATE))
                 (folder / PROGRESS).write_text(json.dumps(self.progress.as_dict()))
             self._save_optimizer_and_scheduler(os.fspath(folder))
@@ -216,7 +224,30 @@ class Loop(Trainer):
             )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        attach.load_adapter_weights(self.adapted, Path(resume_from_checkpoint))
+        self.load_weights(Path(resume_from_checkpoint))
+
+    def save_weights(self, folder: Path) -> None:
+        """Write what is trained into a folder that exists, for `load_weights`."""
+        attach.save_into(self.adapted, folder)
+
+    def load_weights(self, folder: Path) -> None:
+        """Put back what `save_weights` wrote."""
+        attach.load_adapter_weights(self.adapted, folder)
+
+    def n_trained(self) -> int:
+        """Return how many numbers are trained."""
+        return attach.count_trained(self.adapted)
+
+    def write_result(self, run: Run, *, layers: Sequence[str]) -> Path:
+        """Write what the training made into the run's folder, in place of an earlier one.
+
+        Args:
+            run: its folder.
+            layers: leaf names of the trained layers, for an adapter's config.
+        """
+        shutil.rmtree(run.adapter, ignore_errors=True)
+        attach.write_adapter(self.adapted, run.adapter, layers=layers)
+        return run.adapter
 
 
 def rate_share(recipe: Recipe, step: int) -> float:
@@ -231,11 +262,3 @@ def rate_share(recipe: Recipe, step: int) -> float:
     if recipe.schedule == "cosine":
         return 0.5 * (1 - math.cos(math.pi * max(left, 0.0)))
     return max(left, 0.0) if recipe.schedule == "linear" else 1.0
-
-
-def validation_batches(records: Sequence[Example], micro_batch: int) -> list[list[int]]:
-    """Cut the validation records into micro-batches of near lengths."""
-    by_length = sorted(range(len(records)), key=lambda i: len(records[i].ids))
-    return [
-        by_length[start : start + micro_batch] for start in range(0, len(by_length), micro_batch)
-    ]

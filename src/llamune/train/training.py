@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from llamune.files import write_text
 from llamune.runs import Recipe, Run
 from llamune.train import checkpoints
-from llamune.train.attach import count_trained, load_adapter_weights, write_adapter
 from llamune.train.batches import Example, batch_order, largest_micro_batch
 from llamune.train.errors import OutOfMemory, TrainError
 from llamune.train.events import AdapterWritten, OnEvent, Said, Sampled, TrainingStarted
@@ -33,6 +31,8 @@ __all__ = ["TrainResult", "train"]
 
 # what torch says when an allocation fails on the CPU; on devices it raises OutOfMemoryError
 ALLOCATION_FAILED = ("can't allocate memory", "not enough memory", "out of memory")
+# what gloo says when a process that shares the training is gone
+CONNECTION_LOST = ("connection closed by peer", "connection reset by peer", "socket timeout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +67,12 @@ def train(
     resume: bool = False,
     layers: Sequence[str] = (),
     sampler: Callable[[PeftModel], str] | None = None,
+    make_loop: Callable[..., Loop] | None = None,
 ) -> TrainResult:
-    """Train an adapter by a recipe; its run folder gets metrics, checkpoints and the adapter.
+    """Train by a recipe; the run's folder gets metrics, checkpoints and the adapter.
 
     Args:
-        model: a model with a fresh adapter (`attach_adapter`).
+        model: a model with a fresh adapter (`attach_adapter`), or what `make_loop` trains.
         training: rendered records, each with a trained token.
         validation: held-out records; none means no early stopping.
         recipe: the settled recipe.
@@ -80,6 +81,7 @@ def train(
         resume: go on from the newest sound checkpoint.
         layers: leaf names of the trained layers, for the adapter's config.
         sampler: answers a prompt with the model; called at each validation pass.
+        make_loop: makes the loop of another way to train; default `Loop`, for adapters.
 
     Raises:
         LossError: loss or gradient is no number.
@@ -104,6 +106,7 @@ def train(
             stop=stop,
             on_event=on_event,
             resume=resume,
+            make_loop=make_loop,
         )
         if sampler is not None:
             loop.after_validation = lambda step: on_event(Sampled(step=step, text=sampler(model)))
@@ -112,7 +115,7 @@ def train(
             TrainingStarted(
                 steps=recipe.steps,
                 steps_done=0 if start is None else step_of(start),
-                parameters_trained=count_trained(model),
+                parameters_trained=loop.n_trained(),
             )
         )
         if validation and start is None:
@@ -120,7 +123,7 @@ def train(
         loop.train(resume_from_checkpoint=None if start is None else str(start))
         finished = watch.stopped_early or loop.state.global_step >= recipe.steps
         if finished:
-            finish(loop, model, run=run, layers=layers, on_event=on_event)
+            finish(loop, run=run, layers=layers, on_event=on_event)
     return result_of(loop, watch.progress, finished=finished, peak_bytes=memory.highest_bytes)
 
 
@@ -141,6 +144,7 @@ def prepare(
     stop: StopRequest,
     on_event: OnEvent,
     resume: bool,
+    make_loop: Callable[..., Loop] | None,
 ) -> tuple[Loop, Watch, Path | None]:
     """Lay out the run; return its loop, its watcher, and the checkpoint to go on from."""
     from transformers import PrinterCallback
@@ -156,7 +160,7 @@ def prepare(
         )
         progress = Progress.read(start / "progress.json")
     if recipe.recompute:
-        base: Any = model.get_base_model()
+        base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         base.gradient_checkpointing_enable({"use_reentrant": False})
     settings = arguments(recipe, folder=run.folder, on_cpu=model.device.type == "cpu")
     lengths = [len(record.ids) for record in training]
@@ -167,6 +171,7 @@ def prepare(
         micro_batch=recipe.micro_batch,
         n_processes=settings.world_size,
         seed=recipe.seed,
+        row_tokens=recipe.micro_batch * recipe.max_length if recipe.packing else None,
     )
     settings.gradient_accumulation_steps = len(order[0]) // settings.world_size
     leader = settings.process_index == 0
@@ -183,7 +188,7 @@ def prepare(
         stop=stop,
         on_event=on_event,
     )
-    loop = Loop(
+    loop = (make_loop or Loop)(
         model,
         settings,
         recipe=recipe,
@@ -210,7 +215,7 @@ def rehearse(loop: Loop) -> None:
     import torch
 
     lengths = [len(record.ids) for record in loop.training_records]
-    numbers = largest_micro_batch(lengths, [loop.order])
+    numbers = largest_micro_batch(lengths, [loop.order], packing=loop.recipe.packing)
     inputs = loop.collator([loop.training_records[i] for i in numbers])
     on_cuda = loop.args.device.type == "cuda"
     with torch.random.fork_rng(devices=[loop.args.device] if on_cuda else []):
@@ -219,17 +224,14 @@ def rehearse(loop: Loop) -> None:
         loop.adapted.zero_grad(set_to_none=True)
 
 
-def finish(
-    loop: Loop, model: PeftModel, *, run: Run, layers: Sequence[str], on_event: OnEvent
-) -> None:
-    """Take the best weights and write the adapter."""
+def finish(loop: Loop, *, run: Run, layers: Sequence[str], on_event: OnEvent) -> None:
+    """Take the best weights and write what the training made."""
     best = loop.progress.best_step
     if best is not None and best != loop.state.global_step:
-        load_adapter_weights(model, checkpoints.checkpoint_folder(run.checkpoints, best))
+        loop.load_weights(checkpoints.checkpoint_folder(run.checkpoints, best))
     if loop.args.process_index == 0:
-        shutil.rmtree(run.adapter, ignore_errors=True)
-        write_adapter(model, run.adapter, layers=layers)
-    on_event(AdapterWritten(folder=run.adapter, step=best or loop.state.global_step))
+        folder = loop.write_result(run, layers=layers)
+        on_event(AdapterWritten(folder=folder, step=best or loop.state.global_step))
 
 
 def result_of(loop: Loop, progress: Progress, *, finished: bool, peak_bytes: int) -> TrainResult:
@@ -247,7 +249,7 @@ def result_of(loop: Loop, progress: Progress, *, finished: bool, peak_bytes: int
         seconds=progress.seconds,
         tokens=progress.tokens,
         peak_bytes=peak_bytes,
-        parameters_trained=count_trained(loop.adapted),
+        parameters_trained=loop.n_trained(),
     )
 
 
@@ -279,9 +281,14 @@ def faults_in_plain_words(recipe: Recipe, run: Run) -> Iterator[None]:
         text = str(error).lower()
         if isinstance(error, MemoryError) or any(part in text for part in ALLOCATION_FAILED):
             raise out_of_memory(recipe) from error
+        if any(part in text for part in CONNECTION_LOST):
+            raise TrainError(
+                "another process of this training ended, so this one stops",
+                hint="what that process said last tells why",
+            ) from error
         raise
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in checkpoints.FULL_DISK:
             steps = checkpoints.checkpoint_steps(run.checkpoints)
             kept = f"the checkpoint of step {steps[-1]} is whole" if steps else "no checkpoint yet"
             raise TrainError(

@@ -19,6 +19,7 @@ from llamune.train.events import CheckpointWritten, OnEvent, Said, StepDone, Val
 from llamune.train.memory import resident_bytes
 from llamune.train.progress import Progress
 from llamune.train.signals import StopRequest
+from llamune.train.team import any_of
 
 __all__ = ["Watch"]
 
@@ -85,10 +86,11 @@ class Watch(TrainerCallback):
         last = step >= self.recipe.steps
         if self.validates and (step % self.steps_between_validations == 0 or last):
             control.should_evaluate = True
-        due = time.monotonic() - self.saved_at >= 60 * self.recipe.checkpoint_minutes
+        # clocks and signals differ between processes, what they do must not
+        due = any_of(time.monotonic() - self.saved_at >= 60 * self.recipe.checkpoint_minutes)
         if due or last or step % math.ceil(self.recipe.steps / CHECKPOINTS_A_RUN) == 0:
             control.should_save = True
-        if self.stop.requested:
+        if any_of(self.stop.requested):
             control.should_save = control.should_training_stop = True
         return control
 
