@@ -22,10 +22,12 @@ from llamune.license.record import read_terms
 from llamune.words import LANGUAGES, catalogue
 
 # one row a licence that was read in its own text: use, modify, share merged, share adapter,
-# sell merged, sell adapter, serve, train on outputs (y allowed, c conditions, n no)
+# sell merged, sell adapter, serve, train on outputs (y allowed, c conditions, n no, ? silent)
 READ_IN_TEXT = {
     "Apache-2.0": "yyccccyy",
     "MIT": "yyccccyy",
+    "CC-BY-4.0": "yyccccy?",
+    "CC0-1.0": "yyyyyyyy",
     "LicenseRef-Gemma": "cccccccc",
     "LicenseRef-Llama2": "cccccccn",
     "LicenseRef-Llama3": "cccccccn",
@@ -34,7 +36,33 @@ READ_IN_TEXT = {
     "LicenseRef-Llama3.3": "cccccccc",
     "LicenseRef-Llama4": "cccccccc",
 }
-LETTERS = {"y": "allowed", "c": "conditions", "n": "no"}
+# what is reported of the others: said, and never relied on
+REPORTED = {
+    "LicenseRef-Tongyi-Qianwen": "cccccccn",
+    "LicenseRef-Qwen": "cccccccc",
+    "LicenseRef-Qwen-Research": "ccccnnnc",
+    "LicenseRef-DeepSeek-1.0": "cccccccy",
+    "LicenseRef-MRL-0.1": "ccccnnnn",
+    "LicenseRef-MNPL-0.1": "ccccnnnn",
+    "LicenseRef-NVIDIA-Open-Model": "ycccccyy",
+    "LicenseRef-OpenRAIL-M": "cccccccy",
+    "CC-BY-NC-4.0": "ccccnnn?",
+    "LicenseRef-Falcon-2": "cccccccy",
+    "LicenseRef-LFM-1.0": "ccccccc?",
+    "LicenseRef-Stability-Community": "ccccccc?",
+    "LicenseRef-Kimi": "yycccccy",
+    "LicenseRef-PLaMo-Community": "ccccccc?",
+    "LicenseRef-EXAONE-NC": "ccccnnnn",
+    # data and outputs
+    "CC-BY-NC-SA-4.0": "ccccnnn?",
+    "CC-BY-SA-3.0": "yyccccy?",
+    "CC-BY-SA-4.0": "yyccccy?",
+    "ODC-By-1.0": "yyccccy?",
+    "LicenseRef-Anthropic-Outputs": "y??????n",
+    "LicenseRef-Google-API-Outputs": "y??????n",
+    "LicenseRef-OpenAI-Outputs": "y??????n",
+}
+LETTERS = {"y": "allowed", "c": "conditions", "n": "no", "?": "not confirmed"}
 
 
 def answers(*keys: str, **more: object) -> dict[str, str]:
@@ -47,6 +75,17 @@ def test_each_act_is_answered_as_the_text_says(identifier: str) -> None:
     expected = [LETTERS[letter] for letter in READ_IN_TEXT[identifier]]
     assert list(answers(identifier).values()) == expected
     assert all(ruling.clause for ruling in terms(identifier).rulings.values())
+
+
+@pytest.mark.parametrize("identifier", REPORTED)
+def test_what_is_only_reported_is_said_and_answered_not_confirmed(identifier: str) -> None:
+    expected = [LETTERS[letter] for letter in REPORTED[identifier]]
+    assert [ruling.answer for ruling in terms(identifier).rulings.values()] == expected
+    assert set(answers(identifier).values()) == {"not confirmed"}
+
+
+def test_every_licence_stands_in_a_table() -> None:
+    assert set(all_terms()) == set(READ_IN_TEXT) | set(REPORTED)
 
 
 def test_only_texts_that_were_read_are_ever_answered_with_yes() -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +22,7 @@ from llamune.cli._main import run
 from llamune.errors import AnswerNo, LlamuneError
 from llamune.gguf import ModelFile
 from llamune.jobs import import_adapter
-from llamune.license import derive, licences_of
+from llamune.license import derive, licences_of, of_text
 from llamune.package import (
     Contents,
     PackageError,
@@ -29,6 +33,8 @@ from llamune.package import (
     verify_package,
     write_package,
 )
+from llamune.package.signing import read_key, signed, signer_of
+from llamune.package.standard_texts import standard_text
 from llamune.runs import DataFacts, RunRecord, Score
 from llamune.store import publish_model
 from tests.tiny import tiny_model
@@ -235,11 +241,52 @@ def test_a_name_that_is_no_file_name_is_refused(weights: Path, name: str) -> Non
         check(contents_for(weights, "apache-2.0", name=name))
 
 
-@pytest.mark.parametrize("licence", ["mit", "gemma"])
-def test_a_text_that_is_not_at_hand_is_asked_for(weights: Path, licence: str) -> None:
+@pytest.mark.parametrize(("licence", "ask"), [("mit", "--copyright"), ("gemma", "get it from")])
+def test_a_text_that_is_not_at_hand_is_asked_for(weights: Path, licence: str, ask: str) -> None:
     with pytest.raises(PackageError, match="text of") as caught:
         check(contents_for(weights, licence))
+    assert ask in str(caught.value.hint)
     assert "--license-text" in str(caught.value.hint)
+
+
+def test_a_text_without_its_copyright_line_is_not_enough(weights: Path) -> None:
+    bare = "Permission is hereby granted, free of charge, to any person"
+    with pytest.raises(PackageError, match="copyright line"):
+        check(contents_for(weights, "mit", texts=[bare]))
+    check(contents_for(weights, "mit", texts=[f"Copyright (c) 2024 Somebody\n\n{bare}"]))
+
+
+def test_standard_texts_are_those_of_other_collections_word_for_word() -> None:
+    import license_expression
+
+    folder = Path(license_expression.__file__).parent / "data"
+    others = {
+        "Apache-2.0": Path("LICENSE").read_text(),
+        "CC-BY-4.0": (folder / "cc-by-4.0.LICENSE").read_text(),
+    }
+    for identifier, wanted in others.items():
+        found = standard_text(identifier, copyright_line=None)
+        assert found is not None
+        assert found.split() == wanted.split()
+
+
+def test_every_standard_text_is_recognised_as_itself() -> None:
+    for identifier in ("Apache-2.0", "MIT", "CC-BY-4.0", "CC-BY-SA-4.0", "CC0-1.0"):
+        text = standard_text(identifier, copyright_line="Copyright (c) 2024 Somebody")
+        assert [record.id for record in of_text(text or "")] == [identifier]
+        assert "{" not in (text or "")
+    assert standard_text("MIT", copyright_line=None) is None
+    assert standard_text("LicenseRef-Gemma", copyright_line="Copyright") is None
+
+
+def test_a_copyright_line_completes_the_standard_text(weights: Path, tmp_path: Path) -> None:
+    derivative = derive(licences_of({}, given=["mit"]))
+    line = "Copyright (c) 2023 DeepSeek"
+    texts = licence_texts(derivative, (), (), copyright_line=line)
+    write_package(replace(contents_for(weights, "mit"), texts=texts), tmp_path / "out")
+    written = (tmp_path / "out/LICENSES/MIT.txt").read_text()
+    assert line in written
+    assert "Permission is hereby granted" in written
 
 
 # -- verify ------------------------------------------------------------
@@ -299,29 +346,108 @@ def test_a_folder_that_is_no_package_says_so(tmp_path: Path) -> None:
         verify_package(tmp_path)
 
 
-def test_a_signature_names_its_signer_and_breaks_with_the_list(
-    weights: Path, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file with an Ed25519 private key."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    key = Ed25519PrivateKey.generate()
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    path = tmp_path_factory.mktemp("key") / "key.pem"
+    path.write_bytes(
+        Ed25519PrivateKey.generate().private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
     )
-    (tmp_path / "key.pem").write_bytes(pem)
+    return path
+
+
+def test_a_signature_names_its_signer_and_breaks_with_the_list(
+    weights: Path, tmp_path: Path, key: Path
+) -> None:
     folder = tmp_path / "out"
-    write_package(contents_for(weights, "apache-2.0"), folder, key=tmp_path / "key.pem")
+    write_package(contents_for(weights, "apache-2.0"), folder, key=key)
     found = verify_package(folder)
     assert found.signer
     assert not found.faults
-    for text in ("", "x\ny", (folder / "SHA256SUMS.sig").read_text().swapcase()):
+    good = (folder / "SHA256SUMS.sig").read_text()
+    for text in ("", "x\ny", good.swapcase()):
         (folder / "SHA256SUMS.sig").write_text(text)
         assert any("signature" in fault for fault in verify_package(folder).faults)
-    (tmp_path / "key.pem").write_text("no key")
-    with pytest.raises(PackageError, match="private key"):
-        write_package(contents_for(weights, "apache-2.0"), tmp_path / "b", key=tmp_path / "key.pem")
+    (folder / "SHA256SUMS.sig").unlink()
+    assert "SHA256SUMS.sig: missing, though bom.cdx.json is signed" in verify_package(folder).faults
+    (tmp_path / "no-key.pem").write_text("no key")
+    for path in (tmp_path / "no-key.pem", tmp_path / "none.pem"):
+        with pytest.raises(PackageError, match=path.name):
+            write_package(contents_for(weights, "apache-2.0"), tmp_path / "b", key=path)
     assert not (tmp_path / "b").exists()
+
+
+# Source: openkeystore, testdata/json-signatures/ed25519#ed25519@jwk.json, of the format's author
+JSF_SAMPLE = {
+    "now": "2019-02-10T11:23:06Z",
+    "name": "Joe",
+    "id": 2200063,
+    "signature": {
+        "algorithm": "Ed25519",
+        "publicKey": {
+            "kty": "OKP",
+            "crv": "Ed25519",
+            "x": "_kms9bkrbpI1lPLoM2j2gKySS-k89TOuyvgC43dX-Mk",
+        },
+        "value": "UtN9-gMgTkfAdBJRX4gi0s6iKYiilO5EmXRD4KRSEnPKo5Og1ltbGYZecdJqKphCXkboIE_pecfszHEQX"
+        "eqqDA",
+    },
+}
+
+
+def test_signatures_inside_json_are_those_of_the_format_that_cyclonedx_names() -> None:
+    assert signer_of(JSF_SAMPLE) == "/kms9bkrbpI1lPLoM2j2gKySS+k89TOuyvgC43dX+Mk="
+    assert signer_of(JSF_SAMPLE | {"name": "Jo"}) is None
+    for broken in (7, {}, {"algorithm": "Ed25519"}, {"algorithm": "RS256", "value": ""}):
+        assert signer_of(JSF_SAMPLE | {"signature": broken}) is None
+    huge = JSF_SAMPLE | {"id": 2**60}
+    assert signer_of(huge) is None
+
+
+def test_a_signed_bill_fits_the_schema_and_breaks_when_it_is_changed(
+    weights: Path, tmp_path: Path, key: Path
+) -> None:
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    folder = tmp_path / "out"
+    write_package(contents_for(weights, "apache-2.0"), folder, key=key)
+    text = (folder / "bom.cdx.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    bill = json.loads(text)
+    assert signer_of(bill) == verify_package(folder).signer
+    bill["metadata"]["component"]["name"] = "another"
+    assert signer_of(bill) is None
+    plain = {name: value for name, value in bill.items() if name != "signature"}
+    assert signer_of(signed(plain, read_key(key))) == verify_package(folder).signer
+
+
+def test_a_package_verifies_on_another_machine(weights: Path, tmp_path: Path, key: Path) -> None:
+    write_package(contents_for(weights, "apache-2.0"), tmp_path / "made", key=key)
+    there = tmp_path / "there"
+    shutil.copytree(tmp_path / "made", there / "package")
+    shutil.rmtree(tmp_path / "made")
+    homes = {name: str(there / name) for name in ("HOME", "LLAMUNE_HOME", "LLAMUNE_CACHE")}
+    command = [sys.executable, "-c", "from llamune.cli import main; main()", "package", "verify"]
+    environment = {**os.environ, **homes}
+    found = subprocess.run(
+        [*command, "package"],
+        cwd=there,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "signed by" in found.stdout
+    assert not (there / "LLAMUNE_HOME").exists()  # looking leaves nothing behind
 
 
 # -- the command ------------------------------------------------------------

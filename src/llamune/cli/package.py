@@ -38,6 +38,9 @@ def command(
     licence_text: Annotated[
         list[Path] | None, typer.Option("--license-text", help="file with a full licence text")
     ] = None,
+    copyright_line: Annotated[
+        str | None, typer.Option("--copyright", help="the base's copyright line, where MIT asks it")
+    ] = None,
     notice: Annotated[Path | None, typer.Option(help="the base's NOTICE file")] = None,
     dataset: Annotated[list[str] | None, typer.Option(help="name of the training data")] = None,
     language_of_data: Annotated[
@@ -51,8 +54,9 @@ def command(
 ) -> None:
     """Make everything that sharing or selling takes, or check it: `llamune package verify DIR`.
 
-    Refuses what the licences forbid, with the clause. Licence texts come with the base, or from
-    you (`--license-text`); none is made up. Not legal advice.
+    Refuses what the licences forbid, with the clause. Licence texts come with the base, from a
+    collection of the standard ones, or from you (`--license-text`); none is made up. Not legal
+    advice.
     """
     from llamune.errors import LlamuneError
 
@@ -73,6 +77,7 @@ def command(
         licences=tuple(licence or ()),
         data_licences=tuple(data_licence or ()),
         licence_files=tuple(licence_text or ()),
+        copyright_line=copyright_line,
         notice_file=notice,
         datasets=tuple(dataset or ()),
         languages=tuple(language_of_data or ()),

@@ -36,6 +36,7 @@ class PackageWishes:
         licences: licences that the weights carry although the file is mute.
         data_licences: licences of the training data.
         licence_files: full licence texts that did not come with the base.
+        copyright_line: of the base, for a standard text that has a blank for it.
         notice_file: the base's NOTICE file.
         datasets: names of the training data, for the card.
         languages: of the data, as codes.
@@ -49,6 +50,7 @@ class PackageWishes:
     licences: tuple[str, ...] = ()
     data_licences: tuple[str, ...] = ()
     licence_files: tuple[Path, ...] = ()
+    copyright_line: str | None = None
     notice_file: Path | None = None
     datasets: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
@@ -190,7 +192,9 @@ class Maker:
             base_digest=self.base_digest(),
             architecture=self.base.family.name,
             derivative=derivative,
-            texts=licence_texts(derivative, model.licenses, given),
+            texts=licence_texts(
+                derivative, model.licenses, given, copyright_line=wishes.copyright_line
+            ),
             created=(record.finished if record else None) or datetime.now(UTC),
             notice=wishes.notice_file.read_text("utf-8") if wishes.notice_file else None,
             record=record,

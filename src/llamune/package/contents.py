@@ -6,19 +6,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from llamune.errors import AnswerNo, LlamuneError
 from llamune.license import Act, Derivative, of_text, terms
+from llamune.package.standard_texts import has_blank, names_its_holder, standard_text
 from llamune.runs import RunRecord
 
 __all__ = ["Contents", "Kind", "PackageError", "check", "licence_texts", "suggested_name"]
 
 Kind = Literal["adapter", "merged"]
-APACHE = "Apache-2.0"
-OWN_PACKAGE = "llamune"  # whose own licence file is the Apache License, word for word
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
@@ -114,16 +112,30 @@ def check(contents: Contents) -> None:
             f"{contents.name}: {naming_rule(contents.derivative, contents.acts)}",
             hint=f"--as {wanted}",
         )
-    missing = [
-        item.licence
-        for item in contents.derivative.owed_for(*contents.acts)
-        if item.duty.kind in {"licence-text", "copyright-line"}
-        and item.licence not in contents.texts
-    ]
-    if missing:
+    check_texts(contents)
+
+
+def check_texts(contents: Contents) -> None:
+    """Refuse a package that lacks a licence text, or the line that says whose copyright it is.
+
+    Raises:
+        PackageError: which, and how to give it.
+    """
+    for item in contents.derivative.owed_for(*contents.acts):
+        text = contents.texts.get(item.licence)
+        is_missing = {
+            "licence-text": text is None,
+            "copyright-line": text is None or not names_its_holder(text),
+        }
+        if not is_missing.get(item.duty.kind, False):
+            continue
+        way = f"get it from {terms(item.licence).source} and say --license-text FILE"
+        if has_blank(item.licence):
+            way = f"say --copyright 'Copyright (c) …' as the base has it, or {way}"
         raise PackageError(
-            f"the text of {', '.join(dict.fromkeys(missing))} must go along and is not at hand",
-            hint=f"get it from {terms(missing[0]).source} and say --license-text FILE",
+            f"the text of {item.licence}, with its copyright line if it has one, must go along "
+            "and is not at hand",
+            hint=way,
         )
 
 
@@ -158,7 +170,11 @@ def naming_rule(derivative: Derivative, acts: Sequence[Act]) -> str:
 
 
 def licence_texts(
-    derivative: Derivative, layers: Sequence[str], given: Sequence[str]
+    derivative: Derivative,
+    layers: Sequence[str],
+    given: Sequence[str],
+    *,
+    copyright_line: str | None = None,
 ) -> dict[str, str]:
     """Return the full texts of a chain's licences, recognised by their content.
 
@@ -166,6 +182,7 @@ def licence_texts(
         derivative: whose licences.
         layers: texts that came with the base.
         given: texts that the person provides; they win.
+        copyright_line: for a standard text that has a blank for it.
 
     Returns:
         Licence id to text; a licence whose text is not at hand is missing.
@@ -176,18 +193,8 @@ def licence_texts(
         for record in of_text(text):
             if record.id in wanted:
                 texts[record.id] = text
-    if APACHE in wanted and APACHE not in texts:
-        texts[APACHE] = apache_text()
+    for identifier in sorted(wanted - set(texts)):
+        found = standard_text(identifier, copyright_line=copyright_line)
+        if found is not None:
+            texts[identifier] = found
     return texts
-
-
-def apache_text() -> str:
-    """Return the Apache License as this package itself carries it.
-
-    Raises:
-        PackageError: this installation lacks its own licence file.
-    """
-    for file in metadata.files(OWN_PACKAGE) or []:
-        if file.name == "LICENSE":
-            return file.read_text()
-    raise PackageError("this installation of llamune lacks its licence file")

@@ -12,7 +12,7 @@ from llamune.files import sha256_of
 from llamune.gguf import GgufError, ModelFile
 from llamune.license import of_key
 from llamune.package.contents import PackageError
-from llamune.package.signing import verified
+from llamune.package.signing import signer_of, verified
 from llamune.package.writing import BOM, CHECKSUMS, MANIFEST, SIGNATURE
 
 __all__ = ["Verified", "verify_package"]
@@ -50,11 +50,8 @@ def verify_package(folder: Path) -> Verified:
     faults = wrong_files(folder, stated)
     faults += bad_weights(folder, manifest) + bad_bill(folder, stated)
     faults += missing_notices(folder, manifest)
-    signer = None
-    if (folder / SIGNATURE).exists():
-        signer = verified(sums.encode(), read_small(folder, SIGNATURE))
-        if signer is None:
-            faults.append(f"{SIGNATURE}: the signature does not belong to {CHECKSUMS}")
+    signer, unsigned = signatures(folder, sums)
+    faults += unsigned
     return Verified(
         name=str(manifest.get("name", folder.name)),
         faults=tuple(faults),
@@ -149,6 +146,26 @@ def bad_bill(folder: Path, stated: dict[str, str]) -> list[str]:
     faults = [f"{BOM}: does not list {name}" for name in sorted(missing)]
     wrong = [name for name, digest in hashes.items() if stated.get(name) != digest]
     return faults + [f"{BOM}: another digest for {name}" for name in sorted(wrong)]
+
+
+def signatures(folder: Path, sums: str) -> tuple[str | None, list[str]]:
+    """Return who signed checksums and bill, and what is wrong with the signatures.
+
+    Raises:
+        PackageError: a package that signatures need is not installed.
+    """
+    bill = read_object(folder, BOM) if (folder / BOM).is_file() else {}
+    has_list, has_bill = (folder / SIGNATURE).exists(), "signature" in bill
+    if not has_list and not has_bill:
+        return None, []
+    if not has_list:
+        return None, [f"{SIGNATURE}: missing, though {BOM} is signed"]
+    signer = verified(sums.encode(), read_small(folder, SIGNATURE))
+    if signer is None:
+        return None, [f"{SIGNATURE}: the signature does not belong to {CHECKSUMS}"]
+    if signer_of(bill) != signer:
+        return signer, [f"{BOM}: not signed by the key that signed {CHECKSUMS}"]
+    return signer, []
 
 
 def missing_notices(folder: Path, manifest: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from llamune.files import new_folder, sha256_of
 from llamune.package import card
 from llamune.package.bom import bill_of_materials
 from llamune.package.contents import Contents, check
-from llamune.package.signing import sign
+from llamune.package.signing import read_key, sign, signed
 
 __all__ = ["BOM", "CHECKSUMS", "MANIFEST", "SIGNATURE", "write_package"]
 
@@ -30,7 +30,7 @@ def write_package(
         contents: what it is made of.
         folder: the new folder.
         language: of the model card, `en` or `ja`; default the locale's.
-        key: PEM file with an Ed25519 private key to sign the checksums with, or None.
+        key: PEM file with an Ed25519 private key to sign checksums and bill with, or None.
 
     Raises:
         AnswerNo: a licence forbids it, or its answer is not confirmed.
@@ -38,16 +38,19 @@ def write_package(
         LlamuneError: `folder` exists.
     """
     check(contents)
+    signing_key = None if key is None else read_key(key)
     with new_folder(folder) as scratch:
         write_weights(contents, scratch)
         write_texts(contents, scratch, language=language)
         write_facts(contents, scratch)
         bill = bill_of_materials(contents, digests_in(scratch))
+        if signing_key is not None:
+            bill = signed(bill, signing_key)
         write(scratch / BOM, json.dumps(bill, indent=2, ensure_ascii=False) + "\n")
         sums = "".join(f"{digest}  {path}\n" for path, digest in digests_in(scratch).items())
         write(scratch / CHECKSUMS, sums)
-        if key is not None:
-            write(scratch / SIGNATURE, sign(sums.encode(), key))
+        if signing_key is not None:
+            write(scratch / SIGNATURE, sign(sums.encode(), signing_key))
 
 
 def write(path: Path, text: str) -> None:
