@@ -3,8 +3,10 @@
     python -m benchmarks.quality                    # about half a minute a type and core
     python -m benchmarks.quality --types q4_k_m
 
-The wide starter's weights are turned at random, which evens outliers out: the figures rank file
-types, and are no promise for another model. Prints a table in Markdown and ends with one JSON line.
+Against the F32 file: sizes, error of the weights, and, in llama.cpp on the text that ships with
+llamune, perplexity, KL divergence and agreement on the likeliest token, each with its standard
+error. The wide starter's weights are turned at random, which evens outliers out: the figures rank
+file types, and are no promise for another model. Prints a table and ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -12,20 +14,21 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks._measure import measured_on
+from benchmarks._tables import quality as shown
 from benchmarks.wide_starter import make
 
 from llamune.anatomy import compare
-from llamune.convert import file_type, plan_quantize, quantize
-from llamune.evaluate import TextQuality, sample_text, text_quality, windows
+from llamune.convert import file_type, plan_quantize, predict_size, quantize
+from llamune.evaluate import sample_text, text_quality, windows
 from llamune.gguf import ModelFile
 from llamune.text import tokenizer_of
 
 TYPES = ("f32", "f16", "q8_0", "q6_k", "q4_k_m", "q4_0", "q2_k")
-HEADINGS = ("type", "GB", "of F16", "bits", "weights", "perplexity", "KL (nats)", "same top")
 
 
 def main() -> None:
@@ -39,67 +42,62 @@ def main() -> None:
     text = sample_text() if chosen.text is None else chosen.text.read_text(encoding="utf-8")
     with ModelFile.open(source) as file:
         sequences = windows(tokenizer_of(file).encode(text, parse_special=False), bos_id=None)
-    print(f"| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}")
     results: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as folder, ModelFile.open(source) as reference:
-        f16_bytes = plan_quantize(reference, file_type("f16")).nbytes
+    with tempfile.TemporaryDirectory() as folder:
         for kind in chosen.types:
             path = Path(folder) / f"{kind}.gguf"
-            quantize(plan_quantize(reference, file_type(kind)), path, threads=chosen.threads)
-            with ModelFile.open(path) as file:
-                found = compare(reference, file)
-                n_weights = sum(tensor.n_elements for tensor in file.tensors.values())
-                bits = 8 * sum(t.nbytes for t in file.tensors.values()) / n_weights
-            squared = sum(change.squared for change in found.changed)
-            before = sum(change.squared_before for change in found.changed)
-            error = (squared / before) ** 0.5 if before else 0.0
-            quality = text_quality([source], [path], sequences, n_threads=chosen.threads)
-            size = path.stat().st_size
-            path.unlink()
-            shown = row(
-                kind, size=size, f16_bytes=f16_bytes, bits=bits, error=error, quality=quality
-            )
-            print(shown, flush=True)
             results[kind] = {
-                "bytes": size,
-                "bits_per_weight": bits,
-                "relative_error": error,
-                "perplexity": quality.perplexity,
-                "loss_change": quality.change,
-                "loss_change_error": quality.change_error,
-                "mean_kl": quality.agreement.mean_kl,
-                "mean_kl_error": quality.agreement.kl_error,
-                "same_top_token": quality.agreement.top1,
+                **measured_weights(source, path, kind, threads=chosen.threads),
+                **measured_text(source, path, sequences, threads=chosen.threads),
             }
-    print(
-        json.dumps(
-            {
-                "benchmark": "quality",
-                **measured_on(),
-                "model": "wide starter",
-                "n_tokens": sum(len(ids) - 1 for ids in sequences),
-                "results": results,
-            }
-        )
-    )
+            path.unlink()
+            print(kind, json.dumps(results[kind]), flush=True)
+    figures = {
+        "benchmark": "quality",
+        **measured_on(),
+        "model": "wide starter",
+        "n_tokens": sum(len(ids) - 1 for ids in sequences),
+        "results": results,
+    }
+    print(shown(figures))
+    print(json.dumps(figures))
 
 
-def row(
-    kind: str, *, size: int, f16_bytes: int, bits: float, error: float, quality: TextQuality
-) -> str:
-    """Return one row of the table."""
-    agreement = quality.agreement
-    cells = (
-        kind.upper(),
-        f"{size / 1e9:.3f}",
-        f"{100 * size / f16_bytes:.1f} %",
-        f"{bits:.2f}",
-        f"{100 * error:.2f} %",
-        f"{quality.perplexity:.2f}",
-        f"{agreement.mean_kl:.4f} ± {agreement.kl_error:.4f}",
-        f"{100 * agreement.top1:.1f} ± {100 * quality.top1_error:.1f} %",
-    )
-    return f"| {' | '.join(cells)} |"
+def measured_weights(source: Path, out: Path, kind: str, *, threads: int) -> dict[str, Any]:
+    """Write a file type; return its size and what rounding did to the weights."""
+    with ModelFile.open(source) as reference:
+        quantize(plan_quantize(reference, file_type(kind)), out, threads=threads)
+        sizes = {name: predict_size(reference, file_type(name)) for name in ("f32", "f16", kind)}
+        with ModelFile.open(out) as file:
+            found = compare(reference, file)
+    assert out.stat().st_size == sizes[kind].nbytes
+    squared = sum(change.squared for change in found.changed)
+    before = sum(change.squared_before for change in found.changed)
+    return {
+        "bytes": sizes[kind].nbytes,
+        "share_of_f32": sizes[kind].nbytes / sizes["f32"].nbytes,
+        "share_of_f16": sizes[kind].nbytes / sizes["f16"].nbytes,
+        "bits_per_weight": sizes[kind].bpw,
+        "relative_error": (squared / before) ** 0.5 if before else 0.0,
+        "relative_error_of": {section.name: section.relative for section in found.sections()},
+    }
+
+
+def measured_text(
+    source: Path, out: Path, sequences: Sequence[Sequence[int]], *, threads: int
+) -> dict[str, Any]:
+    """Return what the file type costs on text, each figure with its standard error."""
+    found = text_quality([source], [out], sequences, n_threads=threads)
+    return {
+        "perplexity": found.perplexity,
+        "perplexity_error": found.perplexity * found.error,
+        "loss_change": found.change,
+        "loss_change_error": found.change_error,
+        "mean_kl": found.agreement.mean_kl,
+        "mean_kl_error": found.agreement.kl_error,
+        "same_top_token": found.agreement.top1,
+        "same_top_token_error": found.top1_error,
+    }
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,13 +40,32 @@ def command(
     """
     from llamune.store import resolve
 
-    measure(resolve(before), resolve(after), text=text, threads=threads, as_json=as_json)
+    found = measure(resolve(before), resolve(after), text=text, threads=threads)
+    if as_json:
+        _screen.data_json(report(found))
+    else:
+        show(found)
 
 
-def measure(
-    base: Model, other: Model, *, text: Path | None, threads: int | None, as_json: bool
-) -> None:
-    """Measure and print what one file loses against another.
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What one file loses against another.
+
+    Args:
+        sizes: of both files, as `size_report` has them.
+        weights: how the tensors differ.
+        quality: how the next-token distributions differ on text.
+        text: the text's file, None for ours.
+    """
+
+    sizes: tuple[dict[str, Any], dict[str, Any]]
+    weights: FileDifference
+    quality: TextQuality
+    text: Path | None
+
+
+def measure(base: Model, other: Model, *, text: Path | None, threads: int | None) -> Measured:
+    """Measure what one file loses against another.
 
     Raises:
         LlamuneError: the files are not the same model, or the text is too short.
@@ -62,19 +82,14 @@ def measure(
         sequences = sequences_of(first, text)
         total = sum(tensor.nbytes for tensor in first.tensors.values())
         with _screen.progress("weights", total=total) as advance:
-            found = compare(first, second, advance=advance)
+            weights = compare(first, second, advance=advance)
         n_tokens = sum(len(ids) for ids in sequences)
         with _screen.progress("text", total=n_tokens, unit="tokens") as advance:
             quality = text_quality(
                 base.paths, other.paths, sequences, n_threads=threads, advance=advance
             )
-        sizes = [size_report(file) for file in (first, second)]
-    if as_json:
-        _screen.data_json({"a": sizes[0], "b": sizes[1], **report(found, quality)})
-        return
-    show_sizes(sizes)
-    show_errors(found)
-    show_text(quality, text)
+        sizes = (size_report(first), size_report(second))
+    return Measured(sizes=sizes, weights=weights, quality=quality, text=text)
 
 
 def refuse_other_models(first: ModelFile, second: ModelFile) -> None:
@@ -124,11 +139,14 @@ def size_report(file: ModelFile) -> dict[str, Any]:
     }
 
 
-def report(found: FileDifference, quality: TextQuality) -> dict[str, Any]:
+def report(found: Measured) -> dict[str, Any]:
     """Return the measurement as the JSON output has it."""
+    quality = found.quality
     agreement = quality.agreement
     return {
-        "relative_error": {section.name: section.relative for section in found.sections()},
+        "a": found.sizes[0],
+        "b": found.sizes[1],
+        "relative_error": {section.name: section.relative for section in found.weights.sections()},
         "n_tokens": quality.n_tokens,
         "perplexity_a": quality.reference_perplexity,
         "perplexity_b": quality.perplexity,
@@ -144,6 +162,13 @@ def report(found: FileDifference, quality: TextQuality) -> dict[str, Any]:
         "same_top_token": agreement.top1,
         "same_top_token_error": quality.top1_error,
     }
+
+
+def show(found: Measured) -> None:
+    """Print sizes, errors and what was measured on text."""
+    show_sizes(found.sizes)
+    show_errors(found.weights)
+    show_text(found.quality, found.text)
 
 
 def show_sizes(sizes: Sequence[dict[str, Any]]) -> None:

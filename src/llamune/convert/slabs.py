@@ -8,7 +8,7 @@ by the slabs on their way, whatever the size of the model or of a tensor.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -132,7 +132,7 @@ def pack(plan: QuantizePlan, slab: Slab, *, round_: Rounding | None, measure: bo
 
 def in_order(
     work: Callable[[Item], Result], items: Iterable[Item], *, threads: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield `work(item)` for each item in order, worked out by threads a few items ahead.
 
     Closing the iterator drops the items that nobody has begun, and waits for the others.

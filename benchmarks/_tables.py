@@ -1,0 +1,134 @@
+"""Put the tables of the guide in place from committed results; nothing is measured here.
+
+    python -m benchmarks._tables
+
+A page marks where a table stands with two comments, `<!-- figures: quality -->` and
+`<!-- end of figures -->`; `tests/test_tables.py` holds what is between them against the results.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmarks._measure import HERE
+
+RESULTS = HERE / "results"
+DOCS = HERE.parent / "docs"
+MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
+
+Figures = Mapping[str, Any]
+NAMES = {"ours": "llamune", "gguf_py": "gguf-py", "llama_cpp": "llama.cpp", "copy": "plain copy"}
+
+
+def main() -> None:
+    """Write every marked table of every page."""
+    for page in sorted(DOCS.rglob("*.md")):
+        before = page.read_text(encoding="utf-8")
+        after = filled(before)
+        if after != before:
+            page.write_text(after, encoding="utf-8")
+            print(page.relative_to(HERE.parent))
+
+
+def filled(text: str) -> str:
+    """Return a page with its tables as the newest results have them."""
+    return MARKED.sub(lambda found: f"{found[1]}{rendered(found[2])}{found[3]}", text)
+
+
+def rendered(name: str) -> str:
+    """Return a comparison's table and what it was measured on."""
+    path = max(RESULTS.glob(f"{name}-*.json"), key=lambda one: one.name)
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    machine = kept["machine"]
+    source = (
+        f"`benchmarks/results/{path.name}`: {machine['processor']}, {machine['cores']} cores, "
+        f"{machine['instruction_set']}, {machine['date'][:10]}."
+    )
+    return f"{TABLES[name](kept['figures'])}\n\n{source}\n"
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown, its first column to the left and all others to the right."""
+    rule = "|".join(["---", *["---:"] * (len(headings) - 1)])
+    lines = [f"| {' | '.join(row)} |" for row in (headings, *rows)]
+    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
+
+
+def quality(figures: Figures) -> str:
+    """Return what each file type costs on text."""
+    results = figures["results"]
+    headings = (
+        "type", "GB", "of F32", "of F16", "bits a weight", "error of weights", "perplexity",
+        "KL, nats a token", "same top token",
+    )  # fmt: skip
+    rows = [
+        (
+            kind.upper(),
+            f"{one['bytes'] / 1e9:.3f}",
+            f"{100 * one['share_of_f32']:.1f} %",
+            f"{100 * one['share_of_f16']:.1f} %",
+            f"{one['bits_per_weight']:.2f}",
+            f"{100 * one['relative_error']:.2f} %",
+            f"{one['perplexity']:.2f} ± {one['perplexity_error']:.2f}",
+            f"{one['mean_kl']:.4f} ± {one['mean_kl_error']:.4f}",
+            f"{100 * one['same_top_token']:.1f} ± {100 * one['same_top_token_error']:.1f} %",
+        )
+        for kind, one in results.items()
+    ]
+    return table(headings, rows)
+
+
+def quantize(figures: Figures) -> str:
+    """Return how fast each program quantizes, and its private memory."""
+    names = list(dict.fromkeys(name for found in figures["results"].values() for name in found))
+    headings = ["type", *(NAMES.get(name, name) for name in names)]
+
+    def cell(one: Figures | None) -> str:
+        if one is None:
+            return "–"
+        return f"{one['million_weights_per_second']:.0f} · {one['peak_private_bytes'] / 1e6:.0f} MB"
+
+    rows = [
+        [kind.upper(), *(cell(found.get(name)) for name in names)]
+        for kind, found in figures["results"].items()
+    ]
+    return table(headings, rows)
+
+
+def load(figures: Figures) -> str:
+    """Return how soon a model is ready to train, and its private memory."""
+    rows = [
+        (NAMES.get(name, name), f"{one['seconds']:.2f} s", f"{one['private_bytes'] / 1e6:.0f} MB")
+        for name in ("ours", "transformers")
+        for one in [figures[name]]
+    ]
+    return table(("starter model", "ready after", "private memory"), rows)
+
+
+def unpack(figures: Figures) -> str:
+    """Return how fast each quant type unpacks, and what that costs in a training step."""
+    ways = ("ours", "torch", "torch_compiled", "libgguf", "gguf_py")
+    tokens = list(figures["aims"])
+    headings = ["type", *(NAMES.get(way, way.replace("_", ", ")) for way in ways)]
+    headings += [f"of a step of {n} tokens" for n in tokens]
+    rows = [
+        [
+            kind,
+            *(f"{one[way]:.2f}" if way in one else "–" for way in ways),
+            *(f"{100 * one['share'][n]:.1f} %" for n in tokens),
+        ]
+        for kind, one in sorted(figures["types"].items())
+    ]
+    return table(headings, rows)
+
+
+TABLES: Mapping[str, Callable[[Figures], str]] = {
+    work.__name__: work for work in (quality, quantize, load, unpack)
+}
+
+
+if __name__ == "__main__":
+    main()
