@@ -1,12 +1,14 @@
 """How right the plan is: predicted against measured peak memory, time, and llama.cpp's buffers.
 
-    python -m benchmarks.plan                 # the whole grid, about an hour on two cores
-    python -m benchmarks.plan --quick         # four small cases, to try it
-    python -m benchmarks.plan --out results   # also writes plan.json and plan.svg there
+    python -m benchmarks.plan                  # memory and time, about 15 minutes on two cores
+    python -m benchmarks.plan --memory-only    # a busy machine does not disturb it
+    python -m benchmarks.plan --only gemma2    # cases whose name has this in it
+    python -m benchmarks.plan --draw FIGURES.json PLOT.svg
 
-Each training case is a process of its own: load, attach, three steps; the peak is the kernel's
-high-water mark of the resident set. Beside it the rule of `accelerate estimate-memory` (four times
-the weights in f32 for training with Adam). Prints every case and ends with one JSON line.
+Each training case is a process of its own: load, attach, steps as `tune` makes them; the peak is
+the kernel's high-water mark of the resident set. Time is predicted after the calibration that
+`plan --calibrate` makes. llama.cpp's buffers are those that it reports itself. Beside it stand
+`accelerate estimate-memory` and gguf-parser's rules. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -14,266 +16,313 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import platform
+import os
 import re
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks._plan_models import models
+from benchmarks._plan_rules import accelerate_bytes, gguf_parser_compute_bytes
+
 from llamune.arch import describe
 from llamune.gguf import ModelFile
-from llamune.plan import Settings, cache_bytes, compute_bytes, shape_of, training_memory
-from llamune.runs.machine import processor
-from llamune.store import starter
+from llamune.plan import (
+    Plan,
+    Settings,
+    Shape,
+    Work,
+    cache_bytes,
+    compute_bytes,
+    plan_settings,
+    shape_of,
+)
 
-STEPS = 3
-AIM_MEDIAN, AIM_WORST, AIM_BUFFERS = 0.05, 0.10, 0.02
-CONTEXTS = (512, 2048, 8192)
+AIM_MEDIAN, AIM_WORST, AIM_BUFFERS, AIM_TIME = 0.05, 0.10, 0.02, 0.15
+CONTEXTS = (512, 2048, 4096, 8192)
+MEMORY_STEPS, TIME_STEPS = 2, 4
 
 
-def grid(*, quick: bool) -> list[Settings]:
-    """Return the training cases."""
-    if quick:
-        return [
-            Settings(rank=8, micro_batch=1, length=64),
-            Settings(rank=8, micro_batch=2, length=128),
-            Settings(rank=32, micro_batch=1, length=128, targets="attention"),
-            Settings(rank=8, micro_batch=1, length=128, dropout=True),
-        ]
-    cases = [
-        Settings(rank=rank, micro_batch=batch, length=length)
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One training to predict and to measure."""
+
+    model: str
+    path: Path
+    settings: Settings
+
+    @property
+    def name(self) -> str:
+        """The case in a few words."""
+        settings = self.settings
+        parts = [self.model, settings.method]
+        if settings.is_adapter:
+            parts += [f"r{settings.rank}", str(settings.targets)]
+        parts.append(f"{settings.micro_batch}x{settings.length}")
+        parts += [word for word in FLAGS if getattr(settings, word)]
+        if settings.trained_share < 1:
+            parts.append(f"{settings.trained_share:.0%} trained")
+        return " ".join(parts)
+
+
+FLAGS = ("recompute", "dropout", "compiled")
+USUAL = Settings(compiled=False)
+STARTER_CASES = [
+    *(
+        replace(USUAL, rank=rank, micro_batch=batch, length=length)
         for rank in (8, 64)
-        for batch, length in ((1, 128), (1, 512), (4, 128), (4, 512), (2, 1024))
-    ]
-    cases += [
-        Settings(rank=16, micro_batch=4, length=256, targets=targets)
-        for targets in ("attention", "mlp")
-    ]
-    cases += [
-        Settings(rank=16, micro_batch=4, length=256, method="dora"),
-        Settings(rank=16, micro_batch=4, length=256, dropout=True),
-        Settings(rank=16, micro_batch=4, length=256, trained_share=0.1),
-        Settings(rank=16, micro_batch=4, length=256, recompute=True),
-        Settings(rank=16, micro_batch=4, length=1024, recompute=True),
-    ]
-    return cases
+        for batch, length in ((1, 128), (1, 512), (4, 128), (1, 1024))
+    ),
+    replace(USUAL, micro_batch=4, length=256),
+    replace(USUAL, micro_batch=1, length=512, targets="attention"),
+    replace(USUAL, micro_batch=1, length=512, targets="mlp"),
+    replace(USUAL, micro_batch=1, length=512, method="dora"),
+    replace(USUAL, micro_batch=1, length=512, dropout=True),
+    replace(USUAL, micro_batch=1, length=512, trained_share=0.1),
+    replace(USUAL, micro_batch=1, length=512, recompute=True),
+    replace(USUAL, micro_batch=4, length=256, recompute=True),
+    replace(USUAL, micro_batch=1, length=512, compiled=True),
+    replace(USUAL, micro_batch=2, length=256, compiled=True),
+]
+OTHER_CASES = [
+    replace(USUAL, rank=16, micro_batch=1, length=256),
+    replace(USUAL, rank=64, micro_batch=2, length=512),
+    replace(USUAL, rank=16, micro_batch=1, length=1024, recompute=True),
+]
+QUICK_CASES = [
+    replace(USUAL, rank=8, micro_batch=1, length=64),
+    replace(USUAL, rank=32, micro_batch=2, length=128, targets="attention"),
+]
 
 
-def models(folder: Path, *, quick: bool) -> list[Path]:
-    """Return the models: the starter, and random ones of other families and types."""
-    found = [starter.fetch()]
-    if quick:
-        return found
-    from tests.tiny import tiny_model
-
-    for family, kind in (("qwen3", "Q4_K"), ("gemma2", "Q8_0"), ("phi3", "Q6_K")):
-        found.append(tiny_model(folder / family, family, kind))
-    return found
-
-
-def train_case(model: Path, settings: Settings) -> dict[str, float]:
-    """Train a few steps in this process; return peak bytes and seconds a step."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    from llamune.nn import choose_compute, load
-
-    with ModelFile.open(model) as file:
-        family = describe(file)
-        compute = choose_compute(family, "cpu")
-        torch.set_num_threads(compute.n_threads)
-        base = load(file, family=family, device="cpu", dtype=compute.torch_dtype)
-        targets = settings.targets
-        names = {"mlp": ["gate_proj", "up_proj", "down_proj", "gate_up_proj"]}.get(
-            str(targets), targets
-        )
-        known = {path.rpartition(".")[2] for path in family.linear_modules("all")}
-        chosen = names if isinstance(names, str) else [name for name in names if name in known]
-        config = LoraConfig(
-            r=settings.rank,
-            target_modules=list(family.linear_modules(chosen)),
-            lora_dropout=0.1 if settings.dropout else 0.0,
-            use_dora=settings.method == "dora",
-        )
-        tuned: Any = get_peft_model(base, config)
-        if settings.recompute:
-            tuned.gradient_checkpointing_enable()
-            tuned.enable_input_require_grads()
-        tuned.train()
-        trained = [value for value in tuned.parameters() if value.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=1e-4)
-        ids = torch.randint(3, family.sizes.n_vocab, (settings.micro_batch, settings.length))
-        labels = ids.clone()
-        labels[:, : int(settings.length * (1 - settings.trained_share))] = -100
-        seconds = []
-        for _ in range(STEPS):
-            began = time.perf_counter()
-            tuned(input_ids=ids, labels=labels).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            seconds.append(time.perf_counter() - began)
-        high = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-        assert high is not None, "needs Linux's /proc"
-        return {
-            "peak": int(high[1]) * 1024,
-            "seconds": min(seconds[1:]),
-            "gflops": compute.gflops,
-            "compute_type": compute.dtype,
-        }
+def cases(paths: dict[str, Path], *, quick: bool, only: str) -> Iterator[Case]:
+    """Yield the training cases."""
+    for model, path in paths.items():
+        with ModelFile.open(path, mapped=False) as file:
+            context = describe(file).sizes.context_length
+        chosen = STARTER_CASES if model.startswith("starter") else OTHER_CASES
+        for settings in QUICK_CASES if quick else chosen:
+            case = Case(model=model, path=path, settings=settings)
+            if settings.length <= context and only in case.name:
+                yield case
 
 
-def measured(model: Path, settings: Settings) -> dict[str, Any]:
-    """Run one case in a process of its own."""
-    case = json.dumps({"model": str(model), "settings": asdict(settings)})
-    command = [sys.executable, "-m", "benchmarks.plan", "--case", case]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+def shape_at(path: Path, name: str) -> Shape:
+    """Return the numbers of a file."""
+    with ModelFile.open(path, mapped=False) as file:
+        return shape_of(file, describe(file), name=name)
+
+
+def in_own_process(module: str, *arguments: str, home: Path) -> dict[str, Any]:
+    """Run a module in a fresh process with a home of its own; return its last line."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LLAMUNE_HOME": str(home)},
+    )
+    if done.returncode:
+        raise SystemExit(f"{module} {' '.join(arguments)} failed:\n{done.stderr}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
-def training_rows(paths: list[Path], cases: list[Settings]) -> list[dict[str, Any]]:
-    """Measure and predict every case; print each."""
-    rows = []
-    for path in paths:
-        with ModelFile.open(path) as file:
-            shape = shape_of(file, describe(file), name=path.stem[:24])
-        for settings in cases:
-            if settings.length > shape.context_length:
-                continue
-            found = measured(path, settings)
-            exact = Settings(**{**asdict(settings), "compute_type": found["compute_type"]})
-            memory = training_memory(shape, exact)
-            flops = exact.tokens * shape.flops_per_token(exact.length, passes=exact.passes)
-            row = {
-                "model": shape.name,
-                "settings": asdict(settings),
-                "predicted_bytes": memory.total_bytes,
-                "measured_bytes": found["peak"],
-                "error": memory.total_bytes / found["peak"] - 1,
-                "accelerate_rule_bytes": 4 * 4 * shape.n_parameters,
-                "utilisation": flops / found["seconds"] / 1e9 / found["gflops"],
+def training_row(case: Case, *, home: Path, timed: bool) -> dict[str, Any]:
+    """Measure one case and predict it; print both."""
+    steps = TIME_STEPS if timed else MEMORY_STEPS
+    asked = {"model": str(case.path), "settings": asdict(case.settings), "steps": steps}
+    found = in_own_process("benchmarks._plan_case", json.dumps(asked), home=home)
+    shape = shape_at(case.path, case.model)
+    settings = replace(case.settings, compute_type=found["compute_type"])
+    plan = predicted(shape, settings, steps=1, home=home)
+    parts = {part.key: part.nbytes for part in plan.memory.parts}
+    row = {
+        "case": case.name,
+        "settings": asdict(case.settings),
+        "predicted_bytes": plan.memory_bytes,
+        "measured_bytes": found["peak_bytes"],
+        "error": plan.memory_bytes / found["peak_bytes"] - 1,
+        "parts": parts,
+        "accounted_bytes": found["accounted_bytes"],
+    }
+    line = f"{case.name}: {plan.memory_bytes / 1e9:.3f} predicted, "
+    line += f"{found['peak_bytes'] / 1e9:.3f} GB measured, {row['error']:+.1%}"
+    if timed:
+        row["predicted_seconds"] = plan.time.middle
+        row["measured_seconds"] = found["seconds_a_step"]
+        row["time_error"] = plan.time.middle / found["seconds_a_step"] - 1
+        row["speed_source"] = plan.time.speed.source
+        line += f"; {plan.time.middle:.2f} predicted, {found['seconds_a_step']:.2f} s a step"
+        line += f" measured, {row['time_error']:+.1%}"
+    print(line, flush=True)
+    return row
+
+
+def predicted(shape: Shape, settings: Settings, *, steps: int, home: Path) -> Plan:
+    """Return the plan of steps as full as a case's."""
+    work = Work(steps=steps, tokens=steps * settings.tokens, mean_length=settings.length)
+    before = os.environ.get("LLAMUNE_HOME")
+    os.environ["LLAMUNE_HOME"] = str(home)  # the calibration lies there
+    try:
+        return plan_settings(shape, settings, work)
+    finally:
+        if before is None:
+            del os.environ["LLAMUNE_HOME"]
+        else:
+            os.environ["LLAMUNE_HOME"] = before
+
+
+# -- llama.cpp ------------------------------------------------------------------------------------
+
+
+def buffer_rows(model: str, path: Path) -> Iterator[dict[str, Any]]:
+    """Hold llama.cpp's own buffers over context sizes against the plan's; print each."""
+    shape = shape_at(path, model)
+    for n_ctx, reported in reported_buffers(path, shape.context_length):
+        for buffer, bytes_reported in reported.items():
+            own, other = {
+                "KV": (cache_bytes(shape, context=n_ctx)[0], None),
+                "compute": (
+                    compute_bytes(shape, context=n_ctx)[0],
+                    gguf_parser_compute_bytes(shape, context=n_ctx),
+                ),
+            }[buffer]
+            error = own / bytes_reported - 1
+            print(f"{model} {buffer} at {n_ctx:,}: {error:+.2%}", flush=True)
+            yield {
+                "model": model,
+                "buffer": buffer,
+                "n_ctx": n_ctx,
+                "predicted_bytes": own,
+                "reported_bytes": bytes_reported,
+                "error": error,
+                "gguf_parser_bytes": other,
+                "gguf_parser_error": None if other is None else other / bytes_reported - 1,
             }
-            rows.append(row)
-            print(
-                f"{shape.name:24} {settings.method} r{settings.rank} {settings.micro_batch}x"
-                f"{settings.length} {settings.targets}: {memory.total_bytes / 1e9:.2f} predicted, "
-                f"{found['peak'] / 1e9:.2f} GB measured, {row['error']:+.1%}, "
-                f"{row['utilisation']:.0%} of the trial's speed",
-                flush=True,
-            )
-    return rows
 
 
-def buffer_rows(path: Path) -> list[dict[str, Any]]:
-    """Hold llama.cpp's own buffers over context sizes against the plan's."""
-    from llamune.engine import native
-    from llamune.engine.logits import NativeModel
+def reported_buffers(path: Path, longest: int) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yield for each context size the bytes of the buffers that llama.cpp's log names."""
+    from llamune.engine import NativeModel, native
 
-    with ModelFile.open(path) as file:
-        shape = shape_of(file, describe(file), name=path.stem[:24])
     lines: list[str] = []
     log = native.LogCallback(
         lambda _level, text, _data: lines.append(text.decode(errors="replace"))
     )
     library = native.library()
-    rows = []
     with NativeModel(path, n_gpu_layers=0) as model:
         library.llama_log_set(log, None)
-        for n_ctx in CONTEXTS:
-            if n_ctx > shape.context_length:
-                continue
+        for n_ctx in (size for size in CONTEXTS if size <= longest):
             lines.clear()
             options = library.llama_context_default_params()
-            options.n_ctx = n_ctx
+            options.n_ctx, options.swa_full = n_ctx, False  # as the server and Ollama run
+            options.n_threads = options.n_threads_batch = 1
             context = library.llama_init_from_model(ctypes.c_void_p(model._model), options)
             library.llama_free(ctypes.c_void_p(context))
-            text = "".join(lines)
-            for name, own in (("KV", cache_bytes), ("compute", compute_bytes)):
-                sizes = re.findall(rf"CPU {name} buffer size = +([\d.]+) MiB", text)
-                reported = sum(float(size) for size in sizes) * 2**20
-                predicted = own(shape, context=n_ctx)[0]
-                rows.append(
-                    {
-                        "model": shape.name,
-                        "buffer": name,
-                        "n_ctx": n_ctx,
-                        "predicted_bytes": predicted,
-                        "reported_bytes": reported,
-                        "error": predicted / reported - 1,
-                    }
-                )
-                print(f"{shape.name:24} {name} at {n_ctx:,}: {rows[-1]['error']:+.2%}", flush=True)
+            sizes: dict[str, float] = {}
+            for name, size in re.findall(
+                r"CPU (KV|compute) buffer size = +([\d.]+) MiB", "".join(lines)
+            ):
+                sizes[name] = sizes.get(name, 0.0) + float(size) * 2**20
+            yield n_ctx, sizes
         library.llama_log_set(native.SILENT, None)
-    return rows
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw prediction against measurement."""
-    import matplotlib as mpl
+# -- summing up -----------------------------------------------------------------------------------
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
 
-    x = [row["measured_bytes"] / 1e9 for row in rows]
-    y = [row["predicted_bytes"] / 1e9 for row in rows]
-    top = max(*x, *y) * 1.05
-    figure, axes = plt.subplots(figsize=(5, 5))
-    axes.plot([0, top], [0, top], linewidth=1)
-    axes.fill_between([0, top], [0, top * 0.9], [0, top * 1.1], alpha=0.15)
-    axes.scatter(x, y, s=18)
-    axes.set(xlabel="measured peak, GB", ylabel="predicted peak, GB", xlim=(0, top), ylim=(0, top))
+def summary(
+    training: list[dict[str, Any]], buffers: list[dict[str, Any]], rules: dict[str, int]
+) -> dict[str, Any]:
+    """Return everything, held against the aims."""
+    errors = [abs(row["error"]) for row in training]
+    times = [abs(row["time_error"]) for row in training if "time_error" in row]
+    others = [
+        abs(rules[row["case"]] / row["measured_bytes"] - 1)
+        for row in training
+        if row["case"] in rules
+    ]
+    worst = max(abs(row["error"]) for row in buffers)
+    parser = [abs(row["gguf_parser_error"]) for row in buffers if row["gguf_parser_bytes"]]
+    return {
+        "benchmark": "plan",
+        "memory_median_error": median(errors),
+        "memory_worst_error": max(errors),
+        "time_median_error": median(times) if times else None,
+        "time_worst_error": max(times) if times else None,
+        "buffers_worst_error": worst,
+        "accelerate_median_error": median(others),
+        "accelerate_worst_error": max(others),
+        "gguf_parser_compute_median_error": median(parser),
+        "gguf_parser_compute_worst_error": max(parser),
+        "aims_met": {
+            "memory_median": median(errors) <= AIM_MEDIAN,
+            "memory_worst": max(errors) <= AIM_WORST,
+            "buffers_worst": worst <= AIM_BUFFERS,
+            "time_median": median(times) <= AIM_TIME if times else None,
+        },
+        "training": training,
+        "buffers": buffers,
+        "accelerate_bytes": rules,
+    }
+
+
+def draw(figures: dict[str, Any], path: Path) -> None:
+    """Draw predicted against measured peaks as SVG, ours and accelerate's."""
+    from matplotlib.figure import Figure
+
+    rows, rules = figures["training"], figures["accelerate_bytes"]
+    measured = [row["measured_bytes"] / 1e9 for row in rows]
+    ours = [row["predicted_bytes"] / 1e9 for row in rows]
+    theirs = [rules[row["case"]] / 1e9 for row in rows]
+    low, high = min(*measured, *theirs) * 0.8, max(*measured, *ours, *theirs) * 1.25
+    figure = Figure(figsize=(6, 5))
+    axes = figure.subplots()
+    axes.fill_between([low, high], [low * 0.9, high * 0.9], [low * 1.1, high * 1.1], alpha=0.15)
+    axes.plot([low, high], [low, high], linewidth=0.8, color="grey")
+    axes.scatter(measured, theirs, s=14, marker="x", color="tab:orange", label="accelerate")
+    axes.scatter(measured, ours, s=14, label="llamune plan")
+    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+    axes.set(xlabel="measured peak, GB", ylabel="predicted peak, GB")
+    axes.legend(title="band: within 10 %")
     figure.tight_layout()
-    figure.savefig(path)
-
-
-def commit() -> str:
-    """Return the commit that is measured."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
+    # no date: the same figures give the same bytes
+    figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def main() -> None:
     """Run the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="four small cases on the starter")
-    parser.add_argument("--out", type=Path, help="folder for plan.json and plan.svg")
-    parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--memory-only", action="store_true", help="measure no time")
+    parser.add_argument("--quick", action="store_true", help="small cases on the starter")
+    parser.add_argument("--only", default="", help="cases whose name has this in it")
+    parser.add_argument("--draw", nargs=2, type=Path, metavar=("FIGURES", "PLOT"))
     options = parser.parse_args()
-    if options.case:
-        case = json.loads(options.case)
-        print(json.dumps(train_case(Path(case["model"]), Settings(**case["settings"]))))
+    if options.draw:
+        kept = json.loads(options.draw[0].read_text())
+        draw(kept.get("figures", kept), options.draw[1])
         return
+    paths = models(quick=options.quick)
+    chosen = list(cases(paths, quick=options.quick, only=options.only))
     with tempfile.TemporaryDirectory() as folder:
-        paths = models(Path(folder), quick=options.quick)
-        rows = training_rows(paths, grid(quick=options.quick))
-        buffers = [row for path in paths for row in buffer_rows(path)]
-    errors = [abs(row["error"]) for row in rows]
-    worst_buffer = max(abs(row["error"]) for row in buffers)
-    result = {
-        "benchmark": "plan",
-        "commit": commit(),
-        "machine": f"{processor()}, {platform.system()}",
-        "memory_median_error": median(errors),
-        "memory_worst_error": max(errors),
-        "buffers_worst_error": worst_buffer,
-        "aims_met": {
-            "median": median(errors) <= AIM_MEDIAN,
-            "worst": max(errors) <= AIM_WORST,
-            "buffers": worst_buffer <= AIM_BUFFERS,
-        },
-        "training": rows,
-        "buffers": buffers,
-    }
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "plan.json").write_text(json.dumps(result, indent=2) + "\n")
-        draw(rows, options.out / "plan.svg")
-    print(json.dumps(result))
+        if not options.memory_only:
+            for path in {case.path for case in chosen}:
+                in_own_process(
+                    "llamune", "plan", str(path), "--calibrate", "--json", home=Path(folder)
+                )
+        training = [
+            training_row(case, home=Path(folder), timed=not options.memory_only) for case in chosen
+        ]
+    sizes = {path: accelerate_bytes(path) for path in {case.path for case in chosen}}
+    buffers = [row for model, path in paths.items() for row in buffer_rows(model, path)]
+    rules = {case.name: sizes[case.path] for case in chosen}
+    print(json.dumps(summary(training, buffers, rules)))
 
 
 if __name__ == "__main__":

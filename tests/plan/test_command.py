@@ -70,7 +70,7 @@ def test_the_table_has_every_known_model(capsys: pytest.CaptureFixture[str]) -> 
     report = plan_json(capsys, "--machine", "--memory", "16GB")
     verdicts = {row["name"]: row for row in report["models"]}
     assert verdicts["gemma2:9b"]["run"]["verdict"] == "fits"
-    assert verdicts["gemma2:9b"]["full"]["verdict"] == "no"
+    assert verdicts["gemma2:9b"]["full dense"]["verdict"] == "no"
     assert verdicts["llama3.3:70b"]["run"]["verdict"] == "no"
     assert run(["plan", "--machine", "--memory", "16GB"]) == 0
 
@@ -82,7 +82,8 @@ def test_formulas_are_shown_with_their_numbers(
     out = capsys.readouterr().out
     assert "3 layers × 4,096" not in out  # the tiny model's context is 512
     assert "3 layers × 512 cells × 2 × 2 heads × 128 × 2 bytes" in out
-    assert "disk -> RAM -> GPU" in out
+    assert "disk -> RAM at 1.0 GB/s (an ordinary SSD" in out
+    assert "RAM -> GPU at 31.5 GB/s" in out
     assert "tokens/s in one conversation" in out
 
 

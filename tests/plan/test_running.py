@@ -208,7 +208,7 @@ def test_advice_follows_purpose_data_and_type() -> None:
     assert recommend(shape).rank == 16
     assert recommend(shape, n_records=100).rank == 8
     assert recommend(shape, purpose="domain").rank == 32
-    assert recommend(shape, purpose="language").method == "full-packed"
+    assert recommend(shape, purpose="language").method == "full packed"
     assert recommend(shape).store == "adapter"
     assert recommend(published_shape("gemma2:9b", kind="Q8_0")).store == "merged"
     flood = recommend(shape, n_records=1_000_000, n_tokens=10**9)
@@ -217,7 +217,8 @@ def test_advice_follows_purpose_data_and_type() -> None:
 
 def test_disk_and_bandwidth() -> None:
     shape = published_shape("gemma2:9b")
-    disk = disk_bytes(shape, Settings(rank=8), n_variants=5)
+    sizes = {"Q8_0": published_shape("gemma2:9b", kind="Q8_0").file_bytes}
+    disk = disk_bytes(shape, Settings(rank=8), n_variants=5, sizes=sizes)
     assert disk["adapter"] == 2 * 4 * 27_009_024
     assert disk["variants as files"] == 5 * shape.file_bytes
     assert disk["merged"] < disk["merged Q8_0"]

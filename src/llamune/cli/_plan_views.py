@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from llamune.cli import _screen
 
 if TYPE_CHECKING:
-    from llamune.jobs import ModelPlan, Wishes
+    from llamune.jobs import Calibration, ModelPlan, Wishes
     from llamune.plan import Machine, MemoryPlan, Plan, Verdict
 
-__all__ = ["show_audit", "show_machine", "show_model", "show_together"]
+__all__ = ["show_audit", "show_calibration", "show_machine", "show_model", "show_together"]
 
 VERDICTS = {"fits": "fits", "tight": "tight: close other programs", "no": "does not fit"}
 MOST_CLOUDS = 3
+TABLE_COLUMNS = ("run", "lora", "full packed", "full dense")
 
 
 def gb(nbytes: float) -> str:
@@ -38,7 +39,11 @@ def show_model(plan: ModelPlan, wishes: Wishes, *, explain: bool) -> None:
     show_training(plan.training)
     show_cost(plan, wishes)
     recommendation = plan.recommendation
-    _screen.data(f"advice for a {wishes.purpose}: {recommendation.method}, {recommendation.store}")
+    rank = f", rank {recommendation.rank}" if recommendation.rank else ""
+    _screen.data(
+        f"advice for a {wishes.purpose}: {recommendation.method}{rank}, kept as "
+        f"{'an adapter' if recommendation.store == 'adapter' else 'a merged file'}"
+    )
     for reason in recommendation.reasons:
         _screen.data(f"  - {reason}")
     _screen.data(licence_words(plan))
@@ -89,7 +94,7 @@ def show_memory(title: str, memory: MemoryPlan, verdict: Verdict, machine: Machi
 def show_training(plan: Plan) -> None:
     """Print memory and time of a training."""
     settings = plan.settings
-    kind = settings.method
+    kind = settings.kind
     if settings.is_adapter:
         kind += f", rank {settings.rank} ({plan.n_trained:,} parameters)"
     title = (
@@ -135,12 +140,34 @@ def show_cost(plan: ModelPlan, wishes: Wishes) -> None:
             f"  {wishes.n_variants} variants: {gb(disk['variants as adapters'])} as adapters, "
             f"{gb(disk['variants as files'])} as files"
         )
-    full = plan.full
-    ratio = full.time.middle / plan.training.time.middle
-    fits = "" if full.fits else ", which does not fit here"
+    show_methods(plan)
+
+
+def show_methods(plan: ModelPlan) -> None:
+    """Print LoRA against every weight, side by side."""
+    from rich.table import Table
+
+    rows = plan.comparison
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    for head in ("  the same by", "memory", "", "time", "electricity", "disk"):
+        left = head in {"  the same by", ""}
+        table.add_column(head, justify="left" if left else "right", no_wrap=True)
+    for row in rows:
+        power = row["electricity"]
+        table.add_row(
+            f"  {row['method']}",
+            gb(row["predicted_bytes"]),
+            row["verdict"],
+            f"{row['low_seconds'] / 3600:.2g} to {row['high_seconds'] / 3600:.2g} h",
+            f"{power['low']:.2g} to {power['high']:.2g} {power['currency']}",
+            gb(row["kept_bytes"]),
+        )
+    _screen.show(table)
+    first, last = rows[0], rows[-1]
     _screen.data(
-        f"every weight in dense f32 with AdamW instead: {gb(full.memory_bytes)}{fits}, "
-        f"{ratio:.1f} times the time"
+        f"  {first['method']} takes {last['predicted_bytes'] / first['predicted_bytes']:.1f} times "
+        f"less memory than {last['method']}, {last['times_longer']:.1f} times less time and "
+        f"electricity, {last['kept_bytes'] / max(1, first['kept_bytes']):,.0f} times less disk"
     )
 
 
@@ -169,18 +196,19 @@ def show_formulas(plan: ModelPlan) -> None:
         f"  time: {time.flops:.4g} / ({time.speed.low:,.0f} to {time.speed.high:,.0f} GFLOP/s)"
     )
     _screen.data(f"  electricity: {plan.power.formula}")
-    place = plan.machine.place
-    way = "disk -> RAM" if place == "RAM" else f"disk -> RAM -> {place}"
-    _screen.data(
-        f"  the way of the bytes: {way}; reading the file takes about "
-        f"{load_seconds(plan.shape):.1f} s at 1 GB/s, the first time"
-    )
+    for link, speed, seconds, source in load_seconds(plan.shape, plan.machine):
+        _screen.data(
+            f"  the way of the bytes: {link} at {speed / 1e9:,.1f} GB/s ({source}): "
+            f"{seconds:.1f} s for the file, the first time"
+        )
     bandwidth = plan.machine.bandwidth
     if bandwidth:
         _screen.data(
-            f"  memory delivers {bandwidth / 1e9:,.0f} GB/s: at most "
+            f"  memory delivers {bandwidth / 1e9:,.1f} GB/s: at most "
             f"{tokens_per_second(plan.shape, bandwidth):,.0f} tokens/s in one conversation"
         )
+    else:
+        _screen.data("  memory: not measured; `llamune plan --calibrate` does")
 
 
 def show_together(
@@ -199,24 +227,34 @@ def show_together(
     _screen.data(f"together: {gb(used)} of {gb(machine.budget_bytes)}")
 
 
-def show_machine(machine: Machine, wishes: Wishes, *, as_json: bool) -> None:
-    """Print every known model against one machine."""
+def show_machine(machine: Machine, wishes: Wishes, refs: Sequence[str], *, as_json: bool) -> None:
+    """Print known models against one machine: all, or those that are named."""
     from rich.table import Table
 
-    rows = machine_rows(machine, wishes)
+    from llamune.jobs import machine_json
+
+    rows = machine_rows(machine, wishes, refs)
     if as_json:
-        _screen.data_json({"budget_bytes": machine.budget_bytes, "models": rows})
+        _screen.data_json(
+            {
+                "budget_bytes": machine.budget_bytes,
+                "machine": machine_json(machine),
+                "models": rows,
+            }
+        )
         return
-    _screen.data(f"{machine_words(machine)}\n")
+    _screen.data(machine_words(machine))
+    _screen.data(f"{speed_words(machine)}\n")
     table = Table(box=None, pad_edge=False)
-    for head in ("model", "file", "run", "lora", "full-packed", "full"):
+    for head in ("model", "file", *TABLE_COLUMNS):
         table.add_column(head, justify="left" if head == "model" else "right")
     for row in rows:
-        cells = [cell_words(row[key]) for key in ("run", "lora", "full-packed", "full")]
+        cells = [cell_words(row[key]) for key in TABLE_COLUMNS]
         table.add_row(row["name"], f"{row['file_bytes'] / 1e9:,.1f} GB", *cells)
     _screen.show(table)
     _screen.data(
-        "\nGB of peak memory; LoRA of rank 16 on 1 x 512 tokens; full: AdamW over dense f32"
+        "\nGB of peak memory; LoRA of rank 16, 1 x 512 tokens; full dense: AdamW over f32; "
+        "*: with --recompute"
     )
 
 
@@ -226,12 +264,45 @@ def cell_words(cell: dict[str, Any]) -> str:
     return f"{cell['predicted_bytes'] / 1e9:,.1f} {cell['verdict']}{mark}"
 
 
-def machine_rows(machine: Machine, wishes: Wishes) -> list[dict[str, Any]]:
-    """Return every known model with what running and training it takes."""
+def machine_rows(machine: Machine, wishes: Wishes, refs: Sequence[str]) -> list[dict[str, Any]]:
+    """Return models with what running and training each takes; all known ones if none is named."""
     from llamune.jobs import table_row
     from llamune.plan import known_models
 
-    return [table_row(name, machine, wishes) for name in known_models()]
+    return [table_row(name, machine, wishes) for name in refs or known_models()]
+
+
+def speed_words(machine: Machine) -> str:
+    """Return what is known of a machine's memory and disk, in one line."""
+    unknown = "not measured (llamune plan REF --calibrate)"
+    memory = f"{machine.bandwidth / 1e9:,.1f} GB/s" if machine.bandwidth else unknown
+    parts = [f"memory {memory}"]
+    if machine.is_here:
+        disk = machine.disk_bandwidth
+        parts.append(f"disk {f'{disk / 1e9:,.1f} GB/s' if disk else unknown}")
+    if machine.disk_free_bytes is not None:
+        parts.append(f"{gb(machine.disk_free_bytes)} of disk free")
+    if machine.link_bandwidth:
+        parts.append(f"to the GPU {machine.link_bandwidth / 1e9:,.1f} GB/s")
+    return ", ".join(parts)
+
+
+def show_calibration(ref: str, found: Calibration) -> None:
+    """Say on stderr what was measured, and whether it was kept."""
+    compute, steps = found.compute, found.steps
+    threads = f", {compute.n_threads} threads" if compute.n_threads else ""
+    _screen.note(f"{compute.device}: {compute.gflops:,.0f} GFLOP/s in {compute.dtype}{threads}")
+    _screen.note(
+        f"{ref}: {1000 * steps.speed.block.at(512):,.0f} ms a block and "
+        f"{1000 * steps.speed.rest.at(512):,.0f} ms for the rest of a step of 512 tokens"
+    )
+    disk = f", disk {found.disk.read / 1e9:,.1f} GB/s" if found.disk else ""
+    _screen.note(f"memory {found.memory_bandwidth / 1e9:,.1f} GB/s{disk}")
+    if not (compute.kept and steps.kept):
+        _screen.note(
+            f"not kept: other programs took {steps.cores_of_others:.1f} cores meanwhile; "
+            "close them and measure again"
+        )
 
 
 def show_audit(*, as_json: bool) -> None:

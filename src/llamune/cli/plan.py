@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from llamune.jobs import Wishes
     from llamune.plan import Machine, Purpose
 
-METHODS = ("lora", "dora", "full-packed", "full")
+METHODS = ("lora", "dora", "full")  # as `plan.METHODS`, which is slow to import
+KEEP_TYPES = ("Q8_0", "BF16", "Q6_K")
 
 
 def command(
@@ -22,6 +23,12 @@ def command(
         typer.Argument(metavar="[REF]...", help="models; a known name works without the file"),
     ] = None,
     method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "lora",
+    dense: Annotated[
+        bool, typer.Option("--dense", help="of full: weights as floats, not in packed blocks")
+    ] = False,
+    keep_type: Annotated[
+        str, typer.Option(help="of full: quant type of the blocks: Q8_0, BF16, Q6_K")
+    ] = "Q8_0",
     rank: Annotated[int | None, typer.Option(min=1, help="columns of the adapter")] = None,
     targets: Annotated[str, typer.Option(help="layers: all, attention, mlp, or a name")] = "all",
     max_length: Annotated[int | None, typer.Option(min=8, help="tokens of a record")] = None,
@@ -45,10 +52,12 @@ def command(
     device: Annotated[str | None, typer.Option(help='another machine, e.g. "M1 Max 32GB"')] = None,
     gpu: Annotated[str | None, typer.Option(help='a GPU, e.g. "RTX 4090"')] = None,
     machine: Annotated[
-        bool, typer.Option("--machine", help="every known model on this machine, as a table")
+        bool,
+        typer.Option("--machine", help="known models on this machine, or those named, as a table"),
     ] = False,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="time matrix products here first, and keep it")
+        bool,
+        typer.Option("--calibrate", help="measure this machine on REF first: about 15 seconds"),
     ] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="show every formula with its numbers")
@@ -68,13 +77,14 @@ def command(
     if audit:
         _plan_views.show_audit(as_json=as_json)
         return
-    check(method, purpose, cache_type)
+    check(method, purpose, cache_type, keep_type)
     if calibrate:
-        for ref in refs or ():
-            measure(ref)
+        measure(refs or [])
     where = machine_of(memory, device, gpu)
     wishes = Wishes(
         method=method,
+        dense=dense,
+        keep_type=keep_type.upper(),
         rank=rank,
         targets=targets,
         max_length=max_length,
@@ -90,7 +100,7 @@ def command(
         n_variants=variants,
     )
     if machine:
-        _plan_views.show_machine(where, wishes, as_json=as_json)
+        _plan_views.show_machine(where, wishes, refs or (), as_json=as_json)
     elif not refs:
         raise LlamuneError("which model?", hint="llamune plan REF, or llamune plan --machine")
     elif len(refs) > 1:
@@ -99,7 +109,7 @@ def command(
         one(refs[0], wishes, where, explain=explain, as_json=as_json)
 
 
-def check(method: str, purpose: str, cache_type: str) -> None:
+def check(method: str, purpose: str, cache_type: str, keep_type: str) -> None:
     """Refuse words that no plan knows.
 
     Raises:
@@ -112,6 +122,7 @@ def check(method: str, purpose: str, cache_type: str) -> None:
         "method": (method, METHODS),
         "purpose": (purpose, PURPOSES),
         "cache type": (cache_type, tuple(CACHE_TYPES)),
+        "keep type": (keep_type.upper(), KEEP_TYPES),
     }
     for what, (word, words) in known.items():
         if word not in words:
@@ -136,15 +147,19 @@ def machine_of(memory: str | None, device: str | None, gpu: str | None) -> Machi
     return machine_of_memory(bytes_of(memory)) if memory else detect()
 
 
-def measure(ref: str) -> None:
-    """Time this machine on a model's shapes and keep the result, as the first `tune` does."""
-    from llamune.jobs import measure_speed
+def measure(refs: list[str]) -> None:
+    """Measure this machine on models' shapes and say what was found.
 
-    compute = measure_speed(ref)
-    threads = f", {compute.n_threads} threads" if compute.n_threads else ""
-    _screen.note(
-        f"{compute.device}: {compute.gflops:,.0f} GFLOP/s in {compute.dtype}{threads}, kept"
-    )
+    Raises:
+        LlamuneError: no model is named.
+    """
+    from llamune.errors import LlamuneError
+    from llamune.jobs import calibrate
+
+    if not refs:
+        raise LlamuneError("calibrate on which model?", hint="llamune plan REF --calibrate")
+    for ref in refs:
+        _plan_views.show_calibration(ref, calibrate(ref))
 
 
 def one(ref: str, wishes: Wishes, machine: Machine, *, explain: bool, as_json: bool) -> None:
@@ -160,7 +175,8 @@ def one(ref: str, wishes: Wishes, machine: Machine, *, explain: bool, as_json: b
     if not plan.training.fits:
         advice = plan.training.advice
         hint = f"this would: {advice[0]}" if advice else "no settings of this method would fit"
-        raise AnswerNo(f"{ref}: training by {wishes.method} will not fit here", hint=hint)
+        kind = plan.training.settings.kind
+        raise AnswerNo(f"{ref}: training by {kind} will not fit here", hint=hint)
 
 
 def several(refs: list[str], wishes: Wishes, machine: Machine, *, as_json: bool) -> None:

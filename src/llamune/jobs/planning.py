@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamune.arch import describe
+from llamune.convert import file_type, predict_size
 from llamune.gguf import ModelFile
 from llamune.jobs.preparing import opened, prepare_training
 from llamune.license import ACTS, derive, licences_of
 from llamune.plan import (
+    MERGE_TYPES,
     CloudCost,
     Machine,
     MemoryPlan,
@@ -26,29 +28,42 @@ from llamune.plan import (
     cloud_costs,
     detect,
     disk_bytes,
+    past_runs,
     plan_settings,
     power_cost,
     published_shape,
     recommend,
     running_memory,
+    shape_key,
     shape_of,
     training_memory,
     usual_compute_type,
     verdict,
 )
-from llamune.runs import check_choices
+from llamune.runs import check_choices, measuring
 from llamune.runs import machine as this_machine
-from llamune.store import UnknownModelError, resolve
+from llamune.store import UnknownModelError, home, resolve
 
 if TYPE_CHECKING:
     from llamune.nn import Compute
+    from llamune.train import MeasuredSteps
 
-__all__ = ["ModelPlan", "Wishes", "measure_speed", "plan_model", "resident_together", "table_row"]
+__all__ = [
+    "Calibration",
+    "ModelPlan",
+    "Wishes",
+    "calibrate",
+    "machine_json",
+    "plan_model",
+    "resident_together",
+    "table_row",
+]
 
 LENGTH = 512  # tokens of a record, where no data are given
 MEAN_LENGTH = 256
 TOKENS = 1_000_000  # what time and money are said for, where no data are given
 LARGEST_MICRO_BATCH = 4
+SIZED_TYPES = (*MERGE_TYPES, "BF16", "F32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +71,9 @@ class Wishes:
     """What a person asked of a plan; None leaves it to the defaults.
 
     Args:
-        method: `lora`, `dora`, `full-packed` or `full`.
+        method: `lora`, `dora` or `full`.
+        dense: of `full`, whether over floats instead of packed blocks.
+        keep_type: of `full`, the quant type of the blocks.
         rank: of the adapter.
         targets: which layers get one.
         max_length: tokens.
@@ -73,6 +90,8 @@ class Wishes:
     """
 
     method: str = "lora"
+    dense: bool = False
+    keep_type: str = "Q8_0"
     rank: int | None = None
     targets: str = "all"
     max_length: int | None = None
@@ -99,7 +118,7 @@ class ModelPlan:
         running: memory of the loaded model.
         running_verdict: whether that fits.
         training: the plan of the wished training.
-        full: the same data with every weight over dense floats, for comparison.
+        methods: the same data by LoRA, every weight in its blocks, and over dense floats.
         recommendation: what to do, with reasons.
         disk: bytes of each product.
         power: electricity of the training.
@@ -113,12 +132,37 @@ class ModelPlan:
     running: MemoryPlan
     running_verdict: Verdict
     training: Plan
-    full: Plan
+    methods: tuple[Plan, ...]
     recommendation: Recommendation
     disk: Mapping[str, int]
     power: PowerCost
     clouds: tuple[CloudCost, ...]
     permitted: Mapping[str, str]
+    sizes: Mapping[str, int]
+
+    @property
+    def full(self) -> Plan:
+        """Every weight over dense floats, the last of `methods`."""
+        return self.methods[-1]
+
+    @property
+    def comparison(self) -> list[dict[str, Any]]:
+        """What each of `methods` takes, and how many times the first one's that is."""
+        first = self.methods[0].time.middle
+        return [
+            {
+                "method": plan.settings.kind,
+                "fits": plan.fits,
+                "verdict": plan.verdict,
+                "predicted_bytes": plan.memory_bytes,
+                "low_seconds": plan.time.total_low,
+                "high_seconds": plan.time.total_high,
+                "times_longer": plan.time.middle / max(first, 1e-9),
+                "electricity": asdict(power_cost(self.machine, plan.time)),
+                "kept_bytes": kept_bytes(plan, self.sizes),
+            }
+            for plan in self.methods
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """Return what `plan REF --json` prints."""
@@ -139,6 +183,7 @@ class ModelPlan:
                 "predicted_seconds": self.full.time.middle,
                 "times_longer": self.full.time.middle / max(self.training.time.middle, 1e-9),
             },
+            "methods": self.comparison,
             "advice": list(self.training.advice),
             "recommendation": asdict(self.recommendation),
             "disk_bytes": dict(self.disk),
@@ -158,6 +203,12 @@ class ModelPlan:
         }
 
 
+def kept_bytes(plan: Plan, sizes: Mapping[str, int]) -> int:
+    """Return what a tuning leaves on disk: an adapter, or a whole file."""
+    disk = disk_bytes(plan.shape, plan.settings, sizes=sizes)
+    return disk["adapter"] if plan.settings.is_adapter else disk["merged"]
+
+
 def machine_json(machine: Machine) -> dict[str, Any]:
     """Return a machine as JSON."""
     return asdict(machine) | {
@@ -174,9 +225,10 @@ class Known:
     shape: Shape
     source: str
     permitted: Mapping[str, str]
+    sizes: Mapping[str, int]  # of a file by file type
 
 
-def know(ref: str, *, file_type: str | None) -> Known:
+def know(ref: str, *, kind: str | None) -> Known:
     """Return a model's numbers and licence answers, from its header or published sizes.
 
     Raises:
@@ -186,15 +238,23 @@ def know(ref: str, *, file_type: str | None) -> Known:
     try:
         model = resolve(ref)
     except UnknownModelError:
-        shape = published_shape(ref, kind=file_type)
-        return Known(shape=shape, source="published sizes", permitted=answers({}, (), [ref]))
+        shape = published_shape(ref, kind=kind)
+        sizes = {kind: published_shape(ref, kind=kind).file_bytes for kind in SIZED_TYPES}
+        permitted = answers({}, (), [shape.name])
+        return Known(shape=shape, source="published sizes", permitted=permitted, sizes=sizes)
     with ModelFile.open(model.paths, mapped=False) as file:
         name = str(model.name) if model.name is not None else model.path.name
         return Known(
             shape=shape_of(file, describe(file), name=name),
             source="file",
             permitted=answers(file.metadata, model.licenses, [name]),
+            sizes=sizes_of(file),
         )
+
+
+def sizes_of(file: ModelFile) -> dict[str, int]:
+    """Return how large the file would be in the types that a tuning may leave, by its header."""
+    return {kind: predict_size(file, file_type(kind)).nbytes for kind in SIZED_TYPES}
 
 
 def answers(
@@ -219,13 +279,17 @@ def plan_model(ref: str, wishes: Wishes, *, machine: Machine | None = None) -> M
         DataError: the data cannot be read.
     """
     place = machine or detect()
-    known = know(ref, file_type=wishes.file_type)
+    known = know(ref, kind=wishes.file_type)
     shape = known.shape
     if wishes.data and known.source == "file":
-        training, n_records = plan_with_data(ref, wishes, place)
+        training, n_records, trained_tokens = plan_with_data(ref, wishes, place)
     else:
-        training, n_records = plan_without_data(shape, wishes, place), None
-    dense = replace(training.settings, method="full", compute_type="float32")
+        training = plan_without_data(shape, wishes, place)
+        n_records, trained_tokens = None, 0
+    methods = tuple(
+        plan_settings(shape, settings, training.work, machine=place)
+        for settings in methods_beside(training.settings)
+    )
     running = running_memory(
         shape,
         context=min(wishes.context, shape.context_length),
@@ -240,22 +304,43 @@ def plan_model(ref: str, wishes: Wishes, *, machine: Machine | None = None) -> M
         running=running,
         running_verdict=verdict(running.total_bytes, place.budget_bytes),
         training=training,
-        full=plan_settings(shape, dense, training.work, machine=place),
-        recommendation=recommend(shape, purpose=wishes.purpose, n_records=n_records),
-        disk=disk_bytes(shape, training.settings, n_variants=wishes.n_variants),
+        methods=methods,
+        recommendation=recommend(
+            shape,
+            purpose=wishes.purpose,
+            n_records=n_records,
+            n_tokens=trained_tokens,
+            past=past_runs(shape_key(shape)),
+            sizes=known.sizes,
+            running_bytes=running.total_bytes - shape.file_bytes,
+            budget_bytes=place.budget_bytes,
+        ),
+        disk=disk_bytes(shape, training.settings, n_variants=wishes.n_variants, sizes=known.sizes),
         power=power_cost(place, training.time),
         clouds=tuple(cloud_costs(shape, training.settings, training.time)),
         permitted=known.permitted,
+        sizes=known.sizes,
     )
 
 
-def plan_with_data(ref: str, wishes: Wishes, machine: Machine) -> tuple[Plan, int]:
-    """Return the plan of the very training that `tune` would do, and the number of records."""
+def methods_beside(settings: Settings) -> tuple[Settings, ...]:
+    """Return the same choices for LoRA, for every weight packed, and for every weight dense."""
+    return (
+        settings if settings.is_adapter else replace(settings, method="lora", dense=False),
+        replace(settings, method="full", dense=False, optimizer="factored"),
+        replace(settings, method="full", dense=True, compute_type="float32"),
+    )
+
+
+def plan_with_data(ref: str, wishes: Wishes, machine: Machine) -> tuple[Plan, int, int]:
+    """Return the plan of the very training that `tune` would do, records, and trained tokens."""
     options = {
         "base": ref,
         "data": [str(path) for path in wishes.data],
         "name": "planned",
-        "method": wishes.method if wishes.method in {"lora", "dora"} else None,
+        "method": wishes.method,
+        "dense": wishes.dense or None,
+        "keep_type": wishes.keep_type,
         "rank": wishes.rank,
         "targets": wishes.targets,
         "max_length": wishes.max_length,
@@ -269,13 +354,9 @@ def plan_with_data(ref: str, wishes: Wishes, machine: Machine) -> tuple[Plan, in
     with opened(ref) as base:
         prepared = prepare_training(base, chosen)
     plan = prepared.plan
-    settings = replace(
-        plan.settings,
-        method=wishes.method,
-        compute_type=usual_compute_type(machine, plan.shape),
-    )
+    settings = replace(plan.settings, compute_type=usual_compute_type(machine, plan.shape))
     again = plan_settings(plan.shape, settings, plan.work, machine=machine)
-    return again, len(prepared.training_rendered)
+    return again, len(prepared.training_rendered), prepared.training.n_trained
 
 
 def plan_without_data(shape: Shape, wishes: Wishes, machine: Machine) -> Plan:
@@ -283,6 +364,8 @@ def plan_without_data(shape: Shape, wishes: Wishes, machine: Machine) -> Plan:
     length = min(wishes.max_length or LENGTH, shape.context_length)
     settings = Settings(
         method=wishes.method,
+        dense=wishes.dense,
+        keep_type=wishes.keep_type,
         rank=wishes.rank or 16,
         targets=wishes.targets,
         micro_batch=wishes.batch or 1,
@@ -304,16 +387,40 @@ def plan_without_data(shape: Shape, wishes: Wishes, machine: Machine) -> Plan:
     return plan
 
 
-def measure_speed(ref: str) -> Compute:
-    """Time matrix products of a model's shapes anew on this machine, and keep the result.
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What was measured of this machine.
+
+    Args:
+        compute: type, threads and speed of matrix products.
+        steps: training steps of the model's first blocks.
+        memory_bandwidth: bytes a second that the processor reads.
+        disk: bytes a second of the disk under Llamune's home, or None where it cannot be told.
+    """
+
+    compute: Compute
+    steps: MeasuredSteps
+    memory_bandwidth: float
+    disk: measuring.DiskSpeed | None
+
+
+def calibrate(ref: str) -> Calibration:
+    """Measure this machine anew on a model's shapes, for about ten seconds, and keep it.
 
     Raises:
         StoreError: nothing has that name.
+        UnsupportedError: the architecture is not implemented.
     """
-    from llamune.nn import choose_compute
+    from llamune.nn import best_device, choose_compute
+    from llamune.train import measure_steps
 
-    with ModelFile.open(resolve(ref).paths, mapped=False) as file:
-        return choose_compute(describe(file), again=True)
+    with ModelFile.open(resolve(ref).paths) as file:
+        family = describe(file)
+        memory, disk = measuring.measure_memory(), measuring.measure_disk(home())
+        compute = choose_compute(family, best_device(), again=True)
+        kind = shape_of(file, family).file_type
+        steps = measure_steps(file, family, compute, file_type=kind)
+    return Calibration(compute=compute, steps=steps, memory_bandwidth=memory, disk=disk)
 
 
 def resident_together(
@@ -355,17 +462,18 @@ def table_row(name: str, machine: Machine, wishes: Wishes) -> dict[str, Any]:
             "predicted_bytes": running.total_bytes,
             "verdict": verdict(running.total_bytes, machine.budget_bytes),
         },
-        **{method: table_cell(shape, method, machine, wishes) for method in TABLE_METHODS},
+        **{base.kind: table_cell(shape, base, machine, wishes) for base in TABLE_SETTINGS},
     }
 
 
-TABLE_METHODS = ("lora", "full-packed", "full")
+TABLE_SETTINGS = (Settings(), Settings(method="full"), Settings(method="full", dense=True))
 
 
-def table_cell(shape: Shape, method: str, machine: Machine, wishes: Wishes) -> dict[str, Any]:
+def table_cell(shape: Shape, base: Settings, machine: Machine, wishes: Wishes) -> dict[str, Any]:
     """Return what a method takes; with activations recomputed where it only fits like that."""
-    settings = Settings(
-        method=method,
+    settings = replace(
+        base,
+        keep_type=wishes.keep_type,
         rank=wishes.rank or 16,
         micro_batch=wishes.batch or 1,
         length=wishes.max_length or LENGTH,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
 from llamune.arch import Family
 from llamune.errors import UnsupportedError
-from llamune.runs import machine
+from llamune.runs import machine, measuring
 
 __all__ = ["Compute", "best_device", "choose_compute"]
 
@@ -21,6 +21,9 @@ DEVICES: dict[str, Callable[[], bool]] = {
     "cpu": lambda: True,
 }
 """device -> whether this machine has it; the best first"""
+
+disturbed_trials: dict[str, Compute] = {}
+"""what was timed in this process while others were busy, so that it does not change its mind"""
 
 TOPIC = "compute"
 N_TOKENS = 256  # rows of the trial's left matrix
@@ -37,6 +40,7 @@ class Compute:
     dtype: str  # `float32`, `bfloat16` or `float16`
     n_threads: int  # CPU threads; 0 where the device is not the CPU
     gflops: float  # 10^9 floating-point operations a second
+    kept: bool = True  # False: other programs took the processor meanwhile, not remembered
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -70,6 +74,8 @@ def choose_compute(
 ) -> Compute:
     """Return the fastest way to compute on the device, timed once and kept for this machine.
 
+    What was timed beside busy programs serves this process alone: the next one tries again.
+
     Args:
         family: gives the shapes, and whether f16 would overflow.
         device: default the best present.
@@ -80,8 +86,16 @@ def choose_compute(
     key = trial_key(family, place, n_threads)
     if not again and (known := machine.recall(TOPIC, key)) is not None:
         return Compute(**known)
+    if not again and (passing := disturbed_trials.get(key)) is not None:
+        return passing
+    others = measuring.Others()
     chosen = trial(family, place, n_threads)
-    machine.remember(TOPIC, key, asdict(chosen))
+    if place.type == "cpu" and others.disturbed(chosen.n_threads):
+        chosen = disturbed_trials[key] = replace(chosen, kept=False)
+    else:
+        facts = asdict(chosen)
+        del facts["kept"]
+        machine.remember(TOPIC, key, facts)
     return chosen
 
 

@@ -8,8 +8,9 @@ from llamune.plan.audit import Audit, AuditedRun, audit
 from llamune.plan.calibration import Experience, experience, known_compute
 from llamune.plan.cost import CloudCost, PowerCost, cloud_costs, power_cost, watts_of
 from llamune.plan.disk import disk_bytes, load_seconds, tokens_per_second
+from llamune.plan.history import PastRun, past_runs
 from llamune.plan.machines import Accelerator, Machine, bytes_of, detect
-from llamune.plan.memory import MemoryPlan, Part, Settings, lora_parameters, training_memory
+from llamune.plan.memory import MemoryPlan, Part, training_memory
 from llamune.plan.profiles import (
     CloudPrice,
     Profile,
@@ -20,8 +21,10 @@ from llamune.plan.profiles import (
     profiles,
 )
 from llamune.plan.published import known_models, published_shape
-from llamune.plan.recommend import PURPOSES, Purpose, Recommendation, recommend
+from llamune.plan.recommend import MERGE_TYPES, PURPOSES, Purpose, Recommendation, recommend
+from llamune.plan.refit import refit
 from llamune.plan.running import CACHE_TYPES, cache_bytes, compute_bytes, running_memory
+from llamune.plan.settings import METHODS, Settings, lora_parameters
 from llamune.plan.shape import Linear, Shape, shape_of
 from llamune.plan.timing import Speed, TimePlan, Work, speed_of, training_time
 from llamune.plan.training import (
@@ -31,12 +34,15 @@ from llamune.plan.training import (
     plan_settings,
     plan_training,
     settings_of,
+    shape_key,
     usual_compute_type,
     verdict,
 )
 
 __all__ = [
     "CACHE_TYPES",
+    "MERGE_TYPES",
+    "METHODS",
     "PURPOSES",
     "Accelerator",
     "Audit",
@@ -49,6 +55,7 @@ __all__ = [
     "MemoryPlan",
     "Option",
     "Part",
+    "PastRun",
     "Plan",
     "PowerCost",
     "Profile",
@@ -78,14 +85,17 @@ __all__ = [
     "lora_parameters",
     "machine_of_memory",
     "nearest_that_fit",
+    "past_runs",
     "plan_settings",
     "plan_training",
     "power_cost",
     "profiles",
     "published_shape",
     "recommend",
+    "refit",
     "running_memory",
     "settings_of",
+    "shape_key",
     "shape_of",
     "speed_of",
     "tokens_per_second",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from llamune.plan.memory import Settings, training_memory
+from llamune.gguf import quant_type
+from llamune.plan.full import KEEP_TYPES
+from llamune.plan.memory import training_memory
+from llamune.plan.settings import Settings
+from llamune.plan.shape import Shape
 
 if TYPE_CHECKING:
     from llamune.plan.training import Plan
@@ -38,7 +42,11 @@ class Option:
     def sentence(self) -> str:
         """The option in one line."""
         wanted = self.settings
-        kind = f"{wanted.method}, rank {wanted.rank}" if wanted.is_adapter else wanted.method
+        kind = wanted.kind
+        if wanted.is_adapter:
+            kind += f", rank {wanted.rank}"
+        elif wanted.is_packed:
+            kind += f" in {wanted.keep_type}"
         checkpointing = "on" if wanted.recompute else "off"
         return (
             f"{kind}, length {wanted.length}, {wanted.micro_batch} at once, "
@@ -57,7 +65,7 @@ def nearest_that_fit(plan: Plan) -> tuple[Option, ...]:
 
     budget = plan.machine.budget_bytes
     options: list[Option] = []
-    for settings, distance in candidates(plan.settings):
+    for settings, distance in candidates(plan.shape, plan.settings):
         memory = training_memory(
             plan.shape,
             settings,
@@ -77,24 +85,23 @@ def nearest_that_fit(plan: Plan) -> tuple[Option, ...]:
     return spread(sorted(options, key=lambda option: option.distance))
 
 
-def candidates(wanted: Settings) -> Iterator[tuple[Settings, float]]:
+def candidates(shape: Shape, wanted: Settings) -> Iterator[tuple[Settings, float]]:
     """Yield settings no larger than the wanted ones, with what each gives up.
 
     A smaller micro-batch costs nothing but speed, recomputing costs a third of the time, a
     shorter length loses text, a smaller rank loses room to learn, another method is another plan.
     """
-    methods = [wanted.method] if wanted.is_adapter else [wanted.method, "full-packed", "lora"]
     batches = sorted({wanted.micro_batch, max(1, wanted.micro_batch // 2), 1}, reverse=True)
-    for method in dict.fromkeys(methods):
-        adapter = method in {"lora", "dora"}
-        ranks = [wanted.rank, *(r for r in RANKS if r < wanted.rank)] if adapter else [wanted.rank]
+    for base in methods(shape, wanted):
+        ranks = [wanted.rank]
+        if base.is_adapter:
+            ranks += [rank for rank in RANKS if rank < wanted.rank]
         for batch in batches:
             for recompute in dict.fromkeys((wanted.recompute, True)):
                 for length in (wanted.length, *(x for x in LENGTHS if x < wanted.length)):
                     for rank in ranks:
                         settings = replace(
-                            wanted,
-                            method=method,
+                            base,
                             micro_batch=batch,
                             recompute=recompute,
                             length=length,
@@ -103,10 +110,42 @@ def candidates(wanted: Settings) -> Iterator[tuple[Settings, float]]:
                         yield settings, distance(wanted, settings)
 
 
+def methods(shape: Shape, wanted: Settings) -> list[Settings]:
+    """Return the wanted method and those that take less, the nearest first."""
+    if wanted.is_adapter:
+        return [wanted]
+    packed = [
+        replace(wanted, dense=False, keep_type=kind)
+        for kind in smaller_types(shape, None if wanted.dense else wanted.keep_type)
+    ]
+    lora = replace(wanted, method="lora", dense=False)
+    return list(unique([wanted, *packed, lora]))
+
+
+def smaller_types(shape: Shape, kind: str | None) -> list[str]:
+    """Return the types that weights can be trained in, from one on, as far as rows divide."""
+    first = 0 if kind is None else KEEP_TYPES.index(kind)
+    return [
+        name
+        for name in KEEP_TYPES[first:]
+        if all(linear.columns % quant_type(name).block_size == 0 for linear in shape.linears)
+    ]
+
+
+def unique(every: Iterable[Settings]) -> Iterator[Settings]:
+    """Yield settings that were not there before."""
+    seen: list[Settings] = []
+    for settings in every:
+        if settings not in seen:
+            seen.append(settings)
+            yield settings
+
+
 def distance(wanted: Settings, given: Settings) -> float:
     """Return how much is given up."""
     return (
-        10.0 * (given.method != wanted.method)
+        10.0 * (given.kind != wanted.kind)
+        + 3.0 * (given.is_packed and given.keep_type != wanted.keep_type)
         + 0.1 * (wanted.micro_batch / given.micro_batch - 1)
         + 0.5 * (given.recompute and not wanted.recompute)
         + 2.0 * (wanted.length / given.length - 1)
@@ -118,12 +157,14 @@ def spread(options: list[Option]) -> tuple[Option, ...]:
     """Return the best options that differ in more than one small thing."""
     chosen: list[Option] = []
     for option in options:
-        key = (option.settings.method, option.settings.recompute, option.settings.length)
-        if all(
-            key != (kept.settings.method, kept.settings.recompute, kept.settings.length)
-            for kept in chosen
-        ):
+        key = large_choices(option.settings)
+        if all(key != large_choices(kept.settings) for kept in chosen):
             chosen.append(option)
         if len(chosen) == N_OPTIONS:
             break
     return tuple(chosen)
+
+
+def large_choices(settings: Settings) -> tuple[object, ...]:
+    """Return what tells two options apart at a glance."""
+    return settings.kind, settings.keep_type, settings.recompute, settings.length

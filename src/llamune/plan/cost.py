@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llamune.plan.machines import Machine
-from llamune.plan.memory import Settings
 from llamune.plan.profiles import CloudPrice, cloud_prices, electricity, known_device
+from llamune.plan.settings import Settings
 from llamune.plan.shape import Shape
 from llamune.plan.timing import TimePlan, utilisation
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from llamune.errors import LlamuneError
+from llamune.runs import measuring
 from llamune.runs.machine import instruction_sets, processor
 from llamune.store import home
 
@@ -26,6 +27,9 @@ GPU_SHARE_SMALL, GPU_SHARE_LARGE = 0.67, 0.75  # of unified memory, below and ab
 SMALL_UNIFIED_BYTES = 37 << 30
 UNITS = {"": 1 << 30, "g": 1 << 30, "gb": 1 << 30, "gib": 1 << 30, "mb": 1 << 20, "mib": 1 << 20,
          "tb": 1 << 40}  # memory is sold in powers of two  # fmt: skip
+COMPILERS = ("g++", "clang++", "c++", "cl")
+# bytes a second and lane, by PCI Express generation, after line coding
+PCIE_LANE_BYTES = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.97e9, 5: 3.94e9, 6: 7.56e9}
 INTERESTING_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "i8mm")
 
 
@@ -57,9 +61,12 @@ class Machine:
         accelerator: its GPU, or None.
         n_cores: processor cores.
         instruction_sets: those that matter for speed.
-        bandwidth: bytes a second that memory delivers, or None when not known.
+        bandwidth: bytes a second that memory delivers to what computes, or None when not known.
+        disk_bandwidth: bytes a second that a first reading of a file gets, or None.
+        link_bandwidth: bytes a second from RAM to a GPU with memory of its own, or None.
         peak_gflops: what matrix products reach at best, 10^9 operations a second, or None.
         watts: at the wall under full load, or None.
+        has_compiler: whether there is what `torch.compile` needs on the processor.
         disk_free_bytes: free where runs are kept, or None.
         source: where the figures come from.
     """
@@ -71,8 +78,11 @@ class Machine:
     n_cores: int = 0
     instruction_sets: tuple[str, ...] = ()
     bandwidth: float | None = None
+    disk_bandwidth: float | None = None
+    link_bandwidth: float | None = None
     peak_gflops: float | None = None
     watts: float | None = None
+    has_compiler: bool = False
     disk_free_bytes: int | None = None
     source: str = HERE
 
@@ -117,15 +127,21 @@ def detect() -> Machine:
     limit = container_limit()
     total = min(memory.total, limit) if limit else memory.total
     free = min(memory.available, limit - container_use()) if limit else memory.available
+    disk = measuring.disk_speed(home())
+    card = nvidia()
     return Machine(
         name=processor(),
         memory_bytes=total,
         free_bytes=max(0, free),
-        accelerator=nvidia() or amd() or apple(total),
+        accelerator=card or amd() or apple(total),
         n_cores=psutil.cpu_count(logical=False) or os.cpu_count() or 1,
         instruction_sets=tuple(
             flag for flag in INTERESTING_FLAGS if flag in instruction_sets().split()
         ),
+        bandwidth=measuring.memory_speed(),
+        disk_bandwidth=disk.read if disk else None,
+        link_bandwidth=pcie_bandwidth() if card else None,
+        has_compiler=any(shutil.which(name) for name in COMPILERS),
         disk_free_bytes=disk_free(),
     )
 
@@ -182,6 +198,17 @@ def nvidia() -> Accelerator | None:
         memory_bytes=int(parts[1]) << 20,
         free_bytes=int(parts[2]) << 20,
     )
+
+
+def pcie_bandwidth() -> float | None:
+    """Return the bytes a second of the first NVIDIA GPU's link, as it says itself."""
+    query = "--query-gpu=pcie.link.gen.max,pcie.link.width.max"
+    answer = output_of(["nvidia-smi", query, "--format=csv,noheader,nounits"])
+    parts = [part.strip() for part in answer.splitlines()[0].split(",")] if answer else []
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        return None
+    lane = PCIE_LANE_BYTES.get(int(parts[0]))
+    return None if lane is None else lane * int(parts[1])
 
 
 def amd() -> Accelerator | None:

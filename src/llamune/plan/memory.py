@@ -7,76 +7,22 @@ measured peaks.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from llamune.plan.shape import ATTENTION, Linear, Shape
+from llamune.plan.full import full_parts, layer_scratch
+from llamune.plan.settings import F32_BYTES, TYPE_BYTES, Settings, lora_parameters
+from llamune.plan.shape import ATTENTION, Shape
 
-__all__ = ["MemoryPlan", "Part", "Settings", "lora_parameters", "training_memory"]
+__all__ = ["MemoryPlan", "Part", "training_memory"]
 
-TYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-F32 = 4
 # Python, torch, transformers and PEFT, which unpacks weights for a moment while it attaches
 PROGRAM_BYTES = {"cpu": 700 << 20, "mps": 700 << 20, "cuda": 0}
 COMPILER_BYTES = 90 << 20  # what torch.compile adds to the process
 LOGITS_CHUNK_BYTES = 128 << 20  # nn.loss cuts positions so that a chunk's logits stay below
 OUTPUT_SLICE_BYTES = 128 << 20  # and unpacks the output matrix in slices of this size
-Q8_0_BYTES = 34 / 32  # of a weight in the blocks that training every weight uses
-FACTORED_BYTES = 0.01  # of a weight, for the factored optimizer
 ADAM_STATES = 2  # first and second moment of each trained number
 # holes that an allocator leaves between what is kept: glibc's heap many, CUDA's pool few
 FRAGMENTATION = {"cpu": 1.6, "mps": 1.1, "cuda": 1.05}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The choices that memory and time depend on.
-
-    Args:
-        method: `lora`, `dora`, `full` (AdamW over dense f32 weights) or `full-packed` (weights
-            trained in their own blocks).
-        rank: columns of the thin matrices.
-        ranks: rank of single kinds of layer.
-        targets: which layers get an adapter.
-        micro_batch: sequences that go through the model at once.
-        length: tokens of the longest.
-        trained_share: share of tokens that the loss counts.
-        recompute: whether activations are recomputed in backward.
-        dropout: whether the adapter's inputs are dropped at random.
-        compute_type: `float32`, `bfloat16` or `float16`.
-        compiled: whether unpacking is compiled.
-    """
-
-    method: str = "lora"
-    rank: int = 16
-    ranks: Mapping[str, int] = field(default_factory=dict)
-    targets: str | Collection[str] = "all"
-    micro_batch: int = 4
-    length: int = 512
-    trained_share: float = 1.0
-    recompute: bool = False
-    dropout: bool = False
-    compute_type: str = "float32"
-    compiled: bool = True
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that go through the model at once."""
-        return self.micro_batch * self.length
-
-    @property
-    def is_adapter(self) -> bool:
-        """Whether thin matrices are trained, not the weights themselves."""
-        return self.method in {"lora", "dora"}
-
-    @property
-    def passes(self) -> str:
-        """The key of `shape.PASSES`."""
-        return ("lora" if self.is_adapter else "full") + ("+recompute" if self.recompute else "")
-
-    def rank_of(self, linear: Linear) -> int:
-        """Return the rank of a kind of layer."""
-        return self.ranks.get(linear.name, self.rank)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,16 +60,6 @@ class MemoryPlan:
         return int(self.uncorrected_bytes * self.factor)
 
 
-def lora_parameters(shape: Shape, settings: Settings) -> int:
-    """Return how many numbers an adapter trains."""
-    per_block = sum(
-        settings.rank_of(linear) * (linear.rows + linear.columns)
-        + (linear.rows if settings.method == "dora" else 0)
-        for linear in shape.targeted(settings.targets)
-    )
-    return shape.n_layer * per_block
-
-
 def training_memory(
     shape: Shape,
     settings: Settings,
@@ -141,8 +77,7 @@ def training_memory(
         place: what to call where it lives.
         factor: correction from past runs.
     """
-    parts = [program(device, settings), weights(shape, settings)]
-    parts += trained_numbers(shape, settings)
+    parts = [program(device, settings), *held_parts(shape, settings)]
     parts += [activations(shape, settings, FRAGMENTATION[device]), loss_buffers(shape, settings)]
     parts += [scratch(shape, settings)]
     placed = tuple(
@@ -161,36 +96,19 @@ def program(device: str, settings: Settings) -> tuple[str, float, str]:
     return "program", nbytes, "measured: a process with torch, transformers and PEFT imported"
 
 
-def weights(shape: Shape, settings: Settings) -> tuple[str, float, str]:
-    """Return the base's weights as they are held."""
-    if settings.method == "full":
-        return (
-            "weights",
-            shape.n_parameters * F32,
-            f"{shape.n_parameters:,} weights × 4 bytes (f32)",
-        )
-    if settings.method == "full-packed":
-        nbytes = int(shape.n_parameters * Q8_0_BYTES)
-        return "weights", nbytes, f"{shape.n_parameters:,} weights × {Q8_0_BYTES} bytes (Q8_0)"
+def held_parts(shape: Shape, settings: Settings) -> list[tuple[str, float, str]]:
+    """Return what is held from step to step: weights, adapter, gradients and optimizer."""
+    if not settings.is_adapter:
+        return full_parts(shape, settings)
     nbytes = shape.file_bytes - shape.extra_bytes
-    return "weights", nbytes, f"the file's own blocks, mapped: {nbytes:,} bytes"
-
-
-def trained_numbers(shape: Shape, settings: Settings) -> list[tuple[str, float, str]]:
-    """Return adapter, gradients and optimizer."""
-    if settings.method == "full-packed":
-        # gradients live a layer at a time; the factored optimizer keeps a row and a column of
-        # moments a matrix
-        states = FACTORED_BYTES * shape.n_parameters
-        formula = f"{shape.n_parameters:,} weights × {FACTORED_BYTES} bytes (factored)"
-        return [("optimizer", states, formula)]
-    n = lora_parameters(shape, settings) if settings.is_adapter else shape.n_parameters
-    parts: list[tuple[str, float, str]] = []
-    if settings.is_adapter:
-        parts.append(("adapter", n * F32, f"{n:,} trained numbers × 4 bytes (f32)"))
-    parts.append(("gradients", n * F32, f"{n:,} × 4 bytes"))
-    parts.append(("optimizer", n * F32 * ADAM_STATES, f"{n:,} × 2 moments × 4 bytes (AdamW)"))
-    return parts
+    n = lora_parameters(shape, settings)
+    one = n * F32_BYTES
+    return [
+        ("weights", nbytes, f"the file's own blocks, mapped: {nbytes:,} bytes"),
+        ("adapter", one, f"{n:,} trained numbers × 4 bytes (f32)"),
+        ("gradients", one, f"{n:,} × 4 bytes"),
+        ("optimizer", one * ADAM_STATES, f"{n:,} × 2 moments × 4 bytes (AdamW)"),
+    ]
 
 
 def kept_bytes_per_token(shape: Shape, settings: Settings) -> float:
@@ -202,7 +120,7 @@ def kept_bytes_per_token(shape: Shape, settings: Settings) -> float:
     width = TYPE_BYTES[settings.compute_type]
     adapted = {linear.name: linear for linear in shape.targeted(settings.targets)}
     trains = set(adapted) if settings.is_adapter else {linear.name for linear in shape.linears}
-    norms = shape.n_norms * shape.d_model * F32  # each keeps its input in f32
+    norms = shape.n_norms * shape.d_model * F32_BYTES  # each keeps its input in f32
     inputs = 0  # what thin matrices (or trained weights) multiply
     if trains & (ATTENTION - {"o_proj"}):
         inputs += shape.d_model
@@ -215,7 +133,7 @@ def kept_bytes_per_token(shape: Shape, settings: Settings) -> float:
     thin = (
         sum(settings.rank_of(linear) for linear in adapted.values()) if settings.is_adapter else 0
     )
-    kept = norms + width * (inputs + attention + mlp) + F32 * thin
+    kept = norms + width * (inputs + attention + mlp) + F32_BYTES * thin
     if settings.is_adapter and settings.dropout:  # each layer drops its own copy, and its mask
         kept += sum(linear.columns * (width + 1) for linear in adapted.values())
     if settings.method == "dora":  # the layer's plain output and the scaled sum
@@ -245,7 +163,7 @@ def loss_buffers(shape: Shape, settings: Settings) -> tuple[str, float, str]:
     """Return what the fused loss takes: a chunk of logits, a slice of the output matrix."""
     width = TYPE_BYTES[settings.compute_type]
     trained = max(1, int(settings.tokens * settings.trained_share))
-    chunk = min(trained * shape.n_vocab * F32, LOGITS_CHUNK_BYTES)
+    chunk = min(trained * shape.n_vocab * F32_BYTES, LOGITS_CHUNK_BYTES)
     piece = min(shape.n_vocab * shape.d_model * width, OUTPUT_SLICE_BYTES)
     rows = 2 * trained * shape.d_model * width
     nbytes = chunk + piece + rows
@@ -256,9 +174,11 @@ def loss_buffers(shape: Shape, settings: Settings) -> tuple[str, float, str]:
 def scratch(shape: Shape, settings: Settings) -> tuple[str, float, str]:
     """Return what one layer's backward takes for a moment: gradients and an unpacked weight."""
     width = TYPE_BYTES[settings.compute_type]
-    weight = shape.largest_linear * (width if settings.compiled else F32 * 2 + width)
+    weight = shape.largest_linear * (width if settings.compiled else F32_BYTES * 2 + width)
     flowing = settings.tokens * width * (3 * shape.d_ff + 2 * shape.d_model)
     formula = f"one unpacked weight {weight:,} + gradients of one layer {flowing:,} bytes"
-    if settings.method == "full-packed":
-        weight += shape.largest_linear * F32 * 2
+    if not settings.is_adapter:
+        update, words = layer_scratch(shape, settings)
+        flowing += int(update)
+        formula += f" + {words}" if words else ""
     return "scratch", weight + flowing, formula

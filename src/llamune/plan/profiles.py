@@ -30,6 +30,7 @@ class Profile:
         kind: `mps`, `cuda` or `rocm`.
         tflops: peak of matrix products, 10^12 operations a second.
         bandwidth: bytes a second.
+        link: bytes a second from RAM to a GPU with memory of its own, or None.
         memory_bytes: its smallest size on sale (Apple), or its memory.
         watts: under full load, or None.
         source: file and date of the figures.
@@ -39,6 +40,7 @@ class Profile:
     kind: str
     tflops: float
     bandwidth: float
+    link: float | None
     memory_bytes: int
     watts: float | None
     source: str
@@ -94,6 +96,7 @@ def profiles() -> dict[str, Profile]:
                     kind=entry["kind"],
                     tflops=float(entry["tflops"]),
                     bandwidth=float(entry["bandwidth_gb_s"]) * 1e9,
+                    link=entry["link_gb_s"] * 1e9 if "link_gb_s" in entry else None,
                     memory_bytes=int(entry["memory_gib"] * (1 << 30)),
                     watts=entry.get("watts"),
                     source=f"{where}, {table.get('date', 'no date')}",
@@ -175,6 +178,7 @@ def device_machine(text: str, *, host_memory: int | None = None) -> Machine:
             memory_bytes=unified_share(size) if unified else size,
         ),
         bandwidth=profile.bandwidth,
+        link_bandwidth=profile.link,
         peak_gflops=profile.tflops * 1000,
         watts=profile.watts,
         source=profile.source,

@@ -24,11 +24,21 @@ BIASED = {"qwen2"}
 
 
 @cache
+def tables() -> Mapping[str, Mapping[str, Any]]:
+    """Return the built-in data: `models` by name, and `latest`: name without tag → name."""
+    text = resources.files(__package__).joinpath("models.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
 def known_models() -> Mapping[str, Mapping[str, Any]]:
     """Return the published sizes by model name."""
-    text = resources.files(__package__).joinpath("models.toml").read_text(encoding="utf-8")
-    table: dict[str, dict[str, Any]] = tomllib.loads(text)["models"]
-    return table
+    return tables()["models"]
+
+
+def full_name(name: str) -> str:
+    """Return a model's name with its tag: `phi3.5` and `phi3.5:latest` are `phi3.5:3.8b`."""
+    short = name.lower().removesuffix(":latest")
+    return str(tables()["latest"].get(short, short))
 
 
 def published_shape(name: str, *, kind: str | None = None) -> Shape:
@@ -41,10 +51,11 @@ def published_shape(name: str, *, kind: str | None = None) -> Shape:
     Raises:
         LlamuneError: it is not among the published ones.
     """
+    asked, name = name, full_name(name)
     entry = known_models().get(name)
     if entry is None:
         raise LlamuneError(
-            f"{name}: neither in a store nor among the models known by their published sizes",
+            f"{asked}: neither in a store nor among the models known by their published sizes",
             hint=f"known: {', '.join(known_models())}",
         )
     chosen = file_type(kind or entry["file_type"])

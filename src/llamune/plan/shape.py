@@ -123,28 +123,36 @@ class Shape:
             )
         return tuple(linear for linear in self.linears if linear.name in wanted)
 
-    def flops_per_token(self, length: float, *, passes: str = "forward") -> float:
+    def flops_per_token(
+        self, length: float, *, passes: str = "forward", trained_share: float = 1.0
+    ) -> float:
         """Return floating-point operations a token.
 
         Args:
             length: mean tokens of a sequence; attention is causal, each sees half of them.
             passes: a key of `PASSES`.
+            trained_share: share of tokens that the loss counts; the others never reach the
+                output matrix in training.
 
         Source: two operations a multiplying weight forward; backward costs two for the
             gradient of the inputs and two for that of the weights, which LoRA does not need
             ("LoRA Without Regret", 2025); attention has no weights, so forward, twice backward.
+            The output matrix is not computed again when blocks are.
         """
-        per_weight, per_score = PASSES[passes]
+        per_weight, per_score, per_output = PASSES[passes]
         scores = 2 * self.n_layer * self.d_query * length
-        return per_weight * self.multiplying_parameters + per_score * scores
+        output = self.n_vocab * self.d_model
+        blocks = self.multiplying_parameters - output
+        return per_weight * blocks + per_score * scores + per_output * output * trained_share
 
 
-PASSES = {  # operations a multiplying weight, passes over attention
-    "forward": (2, 1),
-    "lora": (4, 3),
-    "lora+recompute": (6, 4),
-    "full": (6, 3),
-    "full+recompute": (8, 4),
+# operations a weight of a block, passes over attention, operations a weight of the output
+PASSES = {
+    "forward": (2, 1, 2),
+    "lora": (4, 3, 4),
+    "lora+recompute": (6, 4, 4),
+    "full": (6, 3, 6),
+    "full+recompute": (8, 4, 6),
 }
 
 

@@ -9,10 +9,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from llamune.plan.machines import Machine
-from llamune.plan.memory import Settings
+from llamune.plan.settings import Settings
 from llamune.plan.shape import Shape
+from llamune.runs import StepSpeed
 
-__all__ = ["Speed", "TimePlan", "Work", "padded_tokens", "speed_of", "training_time", "utilisation"]
+__all__ = [
+    "Speed",
+    "TimePlan",
+    "Work",
+    "calibrated_speed",
+    "padded_tokens",
+    "speed_of",
+    "training_flops",
+    "training_time",
+    "utilisation",
+]
 
 # share of the speed of plain matrix products that a training step reaches, low and high
 UTILISATION = {"cpu": (0.40, 0.65), "mps": (0.25, 0.45), "cuda": (0.20, 0.50)}
@@ -23,7 +34,10 @@ GUESSED_HERTZ = 2.5e9
 MEASURED_SPREAD = 0.10  # how far one run's speed is from another's on the same machine
 WINDOW = 16  # batches whose records are sorted by length together, as `train` does
 COMPILE_SECONDS = (5.0, 40.0)  # once a run, where unpacking is compiled
-STEP_SECONDS = 0.05  # of an optimizer step, beside its arithmetic
+STEP_SECONDS = 0.02  # of an optimizer step, beside its arithmetic
+CALIBRATED_SPREAD = 0.15  # how far a run is from the calibration's forecast
+PREPARING_SECONDS = 10.0  # libraries, opening the model, the base's checksum
+TOKENS_PREPARED_PER_SECOND = 100_000.0  # read, checked, rendered and counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +63,19 @@ class Work:
         steps: optimizer steps.
         tokens: of all steps together, padding included.
         mean_length: tokens of a sequence.
+        micro_batches: passes through the model in all; 0: as many as full ones hold the tokens.
         validation_tokens: of one validation pass.
         evaluations: validation passes.
+        tokens_read: of all records, rendered before the first step.
     """
 
     steps: int
     tokens: int
     mean_length: float
+    micro_batches: int = 0
     validation_tokens: int = 0
     evaluations: int = 0
+    tokens_read: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,21 +158,58 @@ def training_time(shape: Shape, settings: Settings, work: Work, speed: Speed) ->
         work: steps and tokens.
         speed: operations a second.
     """
-    flops = work.tokens * shape.flops_per_token(work.mean_length, passes=settings.passes)
+    flops = training_flops(shape, settings, work)
     # one pass before the first step tells where it starts from
     passes = work.evaluations + 1 if work.validation_tokens else 0
     around = passes * work.validation_tokens * shape.flops_per_token(work.mean_length)
+    before = PREPARING_SECONDS + work.tokens_read / TOKENS_PREPARED_PER_SECOND
     compiling = COMPILE_SECONDS if settings.compiled else (0.0, 0.0)
     fastest, slowest = speed.high * 1e9, speed.low * 1e9
     return TimePlan(
-        low=flops / fastest,
+        low=flops / fastest + work.steps * STEP_SECONDS,
         high=flops / slowest + work.steps * STEP_SECONDS,
-        around_low=around / fastest + compiling[0],
-        around_high=around / slowest + compiling[1],
+        around_low=around / fastest + before + compiling[0],
+        around_high=around / slowest + 2 * before + compiling[1],
         flops=flops,
         tokens=work.tokens,
         speed=speed,
     )
+
+
+def training_flops(shape: Shape, settings: Settings, work: Work) -> float:
+    """Return the floating-point operations of all steps."""
+    return work.tokens * shape.flops_per_token(
+        work.mean_length, passes=settings.passes, trained_share=settings.trained_share
+    )
+
+
+def calibrated_speed(shape: Shape, settings: Settings, work: Work, steps: StepSpeed) -> Speed:
+    """Return the speed that the calibration's steps give for this work.
+
+    Args:
+        shape: the model.
+        settings: the choices.
+        work: steps and tokens.
+        steps: what `plan --calibrate` or the first long `tune` measured.
+    """
+    mean_tokens = settings.micro_batch * min(work.mean_length, settings.length)
+    n_micro = work.micro_batches or max(work.steps, round(work.tokens / max(1.0, mean_tokens)))
+    again = per_block(shape, work.mean_length, settings.passes)
+    factor = again / per_block(shape, steps.length / 2, "lora")
+    blocks = shape.n_layer * factor * (n_micro * steps.block.start + work.tokens * steps.block.each)
+    trained = work.tokens * settings.trained_share
+    seconds = blocks + n_micro * steps.rest.start + trained * steps.rest.each
+    gflops = training_flops(shape, settings, work) / seconds / 1e9
+    return Speed(
+        low=gflops / (1 + CALIBRATED_SPREAD),
+        high=gflops * (1 + CALIBRATED_SPREAD),
+        source=f"calibrated on training steps, {gflops:,.0f} GFLOP/s",
+    )
+
+
+def per_block(shape: Shape, length: float, passes: str) -> float:
+    """Return operations a token and block, without the output matrix."""
+    return shape.flops_per_token(length, passes=passes, trained_share=0.0) / shape.n_layer
 
 
 def utilisation(kind: str, n_parameters: int) -> tuple[float, float]:
@@ -175,6 +230,7 @@ def speed_of(
     n_parameters: int,
     gflops: float | None = None,
     measured: Sequence[float] = (),
+    calibrated: Speed | None = None,
 ) -> Speed:
     """Return what is known of the speed of training on a machine, best source first.
 
@@ -183,6 +239,7 @@ def speed_of(
         n_parameters: of the model.
         gflops: what a timed trial of matrix products reached, 10^9 operations a second.
         measured: what past runs with this model reached, 10^9 operations a second.
+        calibrated: what real steps of this model's blocks tell (`calibrated_speed`).
     """
     if measured:
         middle = float(np.median(measured))
@@ -192,6 +249,8 @@ def speed_of(
             high=middle * (1 + spread),
             source=f"{len(measured)} past runs on this machine",
         )
+    if calibrated is not None:
+        return calibrated
     low, high = utilisation(machine.device, n_parameters)
     if gflops:
         source = f"timed trial, {gflops:,.0f} GFLOP/s, {low:.0%} to {high:.0%} of it reached"
@@ -200,17 +259,16 @@ def speed_of(
         peak = machine.peak_gflops
         source = f"{machine.source}, {peak:,.0f} GFLOP/s, {low:.0%} to {high:.0%} of it reached"
         return Speed(low=peak * low, high=peak * high, source=source)
-    per_cycle = next(
-        (
-            count
-            for flag, count in UNMEASURED_CPU_FLOPS_PER_CYCLE.items()
-            if flag in machine.instruction_sets
-        ),
-        4,
-    )
+    return guessed_speed(machine, (low, high))
+
+
+def guessed_speed(machine: Machine, shares: tuple[float, float]) -> Speed:
+    """Return a guess from cores and instruction sets, with an interval that says so."""
+    flags = UNMEASURED_CPU_FLOPS_PER_CYCLE
+    per_cycle = next((flags[flag] for flag in flags if flag in machine.instruction_sets), 4)
     peak = max(1, machine.n_cores) * per_cycle * GUESSED_HERTZ / 1e9
     return Speed(
-        low=peak * low / 2,
-        high=peak * high * 2,
-        source=f"a guess from {machine.n_cores} cores; the first `tune` measures it",
+        low=peak * shares[0] / 2,
+        high=peak * shares[1] * 2,
+        source=f"a guess from {machine.n_cores} cores; `llamune plan --calibrate` measures it",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -9,11 +10,20 @@ from typing import Any, Literal
 from llamune.arch import Family
 from llamune.gguf import ModelFile
 from llamune.plan.calibration import experience, known_compute
+from llamune.plan.full import trained_parameters
 from llamune.plan.machines import Machine, detect
-from llamune.plan.memory import MemoryPlan, Settings, lora_parameters, training_memory
+from llamune.plan.memory import MemoryPlan, training_memory
+from llamune.plan.settings import Settings, lora_parameters
 from llamune.plan.shape import Shape, shape_of
-from llamune.plan.timing import TimePlan, Work, padded_tokens, speed_of, training_time
-from llamune.runs import Recipe
+from llamune.plan.timing import (
+    TimePlan,
+    Work,
+    calibrated_speed,
+    padded_tokens,
+    speed_of,
+    training_time,
+)
+from llamune.runs import Recipe, known_steps, steps_key
 from llamune.runs.machine import fingerprint
 
 __all__ = [
@@ -23,6 +33,7 @@ __all__ = [
     "plan_settings",
     "plan_training",
     "settings_of",
+    "shape_key",
     "usual_compute_type",
     "verdict",
 ]
@@ -30,6 +41,8 @@ __all__ = [
 Verdict = Literal["fits", "tight", "no"]
 TIGHT = 0.9  # of the budget: beyond, a browser tab decides whether it works
 LARGEST_MICRO_BATCH = 64
+COMPILE_FROM_PARAMETERS = 20_000_000  # as `nn` compiles; below, it takes longer than it saves
+WORTH_COMPILING_SECONDS = 600.0  # of training; compiling takes half a minute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +137,17 @@ def shape_key(shape: Shape) -> str:
     return f"{shape.architecture} {shape.n_layer}x{shape.d_model}x{shape.d_ff} {shape.file_type}"
 
 
+def steps_key_of(shape: Shape, device: str) -> str:
+    """Return under which key `train` keeps the measured steps of a model."""
+    return steps_key(
+        device=device,
+        architecture=shape.architecture,
+        d_model=shape.d_model,
+        d_ff=shape.d_ff,
+        file_type=shape.file_type,
+    )
+
+
 def verdict(needed: int, budget: int) -> Verdict:
     """Return whether a size fits into a budget."""
     if needed > budget:
@@ -137,7 +161,7 @@ def settings_of(
     length: int,
     compute_type: str,
     trained_share: float = 1.0,
-    compiled: bool = True,
+    compiled: bool = False,
 ) -> Settings:
     """Return the choices of a recipe that memory and time depend on.
 
@@ -146,12 +170,17 @@ def settings_of(
         length: tokens of the longest rendered record, after cutting.
         compute_type: what the trial chose where the recipe says `auto`.
         trained_share: share of tokens that the loss counts.
-        compiled: whether unpacking is compiled.
+        compiled: whether decoder layers are compiled.
     """
     chosen = compute_type if recipe.compute_type == "auto" else recipe.compute_type
     packed_length = recipe.micro_batch * length if recipe.packing else length
     return Settings(
         method=recipe.method,
+        dense=recipe.dense,
+        keep_type=recipe.keep_type,
+        weight_type=recipe.weight_type,
+        optimizer=recipe.optimizer,
+        train_embeddings=recipe.train_embeddings,
         rank=recipe.rank,
         ranks=dict(recipe.ranks),
         targets=recipe.targets,
@@ -176,7 +205,6 @@ def plan_training(
     machine: Machine | None = None,
     gflops: float | None = None,
     compute_type: str | None = None,
-    compiled: bool = True,
     name: str | None = None,
 ) -> Plan:
     """Return what a training by this recipe is predicted to take.
@@ -191,7 +219,6 @@ def plan_training(
         machine: where; default this machine.
         gflops: what the timed trial reached, 10^9 operations a second.
         compute_type: what the timed trial chose; default what this machine remembers.
-        compiled: whether unpacking is compiled.
         name: what to call the model.
     """
     shape = shape_of(file, family, name=name)
@@ -203,7 +230,6 @@ def plan_training(
         length=longest,
         compute_type=compute_type or usual_compute_type(place, shape),
         trained_share=1.0 if trained_tokens is None else trained_tokens / max(1, total),
-        compiled=compiled,
     )
     work = Work(
         steps=recipe.steps,
@@ -215,10 +241,23 @@ def plan_training(
             max_length=recipe.max_length,
         ),
         mean_length=min(total / len(lengths), recipe.max_length),
+        micro_batches=recipe.steps * math.ceil(recipe.batch / recipe.micro_batch),
         validation_tokens=sum(min(length, recipe.max_length) for length in validation_lengths),
         evaluations=recipe.evaluations,
+        tokens_read=total + sum(validation_lengths),
     )
-    return plan_settings(shape, settings, work, machine=place, gflops=gflops)
+    plan = plan_settings(shape, settings, work, machine=place, gflops=gflops)
+    if not worth_compiling(plan):
+        return plan
+    compiled = replace(settings, compiled=True)
+    return plan_settings(shape, compiled, work, machine=place, gflops=gflops)
+
+
+def worth_compiling(plan: Plan) -> bool:
+    """Return whether compiling the decoder layers earns back what it takes."""
+    large = plan.shape.multiplying_parameters >= COMPILE_FROM_PARAMETERS
+    able = plan.machine.has_compiler or plan.machine.device == "cuda"
+    return large and able and plan.time.low >= WORTH_COMPILING_SECONDS
 
 
 def plan_settings(
@@ -243,6 +282,7 @@ def plan_settings(
     if place.is_here and gflops is None:
         trial = known_compute(place.device, shape.d_model, shape.d_ff)
         gflops = trial[1] if trial else None
+    steps = known_steps(steps_key_of(shape, place.device)) if place.is_here else None
     memory = training_memory(
         shape,
         settings,
@@ -255,6 +295,7 @@ def plan_settings(
         n_parameters=shape.n_parameters,
         gflops=gflops,
         measured=known.gflops if known else (),
+        calibrated=calibrated_speed(shape, settings, work, steps) if steps else None,
     )
     return Plan(
         shape=shape,
@@ -264,7 +305,11 @@ def plan_settings(
         memory=memory,
         time=training_time(shape, settings, work, speed),
         verdict=verdict(memory.total_bytes, place.budget_bytes),
-        n_trained=lora_parameters(shape, settings) if settings.is_adapter else shape.n_parameters,
+        n_trained=(
+            lora_parameters(shape, settings)
+            if settings.is_adapter
+            else trained_parameters(shape, settings)
+        ),
     )
 
 

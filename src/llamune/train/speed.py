@@ -1,0 +1,173 @@
+"""How fast training steps of a model are on this machine: real steps of its first blocks.
+
+A step's time is that of its blocks, all alike, and of the rest (embedding, output, loss); both
+grow with the tokens, from a start that unpacking the weights takes. So four short measurements
+(no block and some, few tokens and more) tell the time of any step, a large model's too.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from llamune.arch import Family
+from llamune.runs import Line, StepSpeed, measuring, remember_steps, steps_key
+
+if TYPE_CHECKING:
+    from llamune.gguf import ModelFile
+    from llamune.nn import Compute
+
+__all__ = ["MeasuredSteps", "measure_steps"]
+
+RANK = 16
+FEW_TOKENS, MOST_TOKENS = 64, 512
+TRIAL_SECONDS = 10.0
+FEWEST_STEPS = 2
+LAYERS = "model.layers."
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredSteps:
+    """What was measured.
+
+    Args:
+        speed: seconds of blocks and of the rest.
+        cores_of_others: cores that other programs took meanwhile.
+        kept: whether it was kept; not when those were too many.
+    """
+
+    speed: StepSpeed
+    cores_of_others: float
+    kept: bool
+
+
+def measure_steps(
+    file: ModelFile, family: Family, compute: Compute, *, file_type: str
+) -> MeasuredSteps:
+    """Time LoRA steps of the model's first blocks for about ten seconds, and keep the result.
+
+    Args:
+        file: the model; its packed weights stay mapped.
+        family: what `arch.describe` said of it.
+        compute: device, type and threads.
+        file_type: quant types in one word, as plans name them.
+    """
+    import torch
+
+    if compute.n_threads:
+        torch.set_num_threads(compute.n_threads)
+    n_blocks = blocks_to_time(family)
+    few = min(FEW_TOKENS, family.sizes.context_length // 2)
+    others = measuring.Others()
+    lines = {}
+    for count in (0, n_blocks):
+        step = step_of(file, cut(family, count), compute)
+        first = timed(step, few, seconds=TRIAL_SECONDS / 10)
+        more = longer(few, first, context=family.sizes.context_length)
+        lines[count] = Line.through(
+            (few, first), (more, timed(step, more, seconds=TRIAL_SECONDS / 5))
+        )
+    rest = lines[0]
+    speed = StepSpeed(
+        block=lines[n_blocks].minus(rest, over=n_blocks),
+        rest=rest,
+        length=few + more,
+        compute_type=compute.dtype,
+    )
+    sizes = family.sizes
+    key = steps_key(
+        device=compute.device,
+        architecture=family.name,
+        d_model=sizes.d_model,
+        d_ff=sizes.d_ff,
+        file_type=file_type,
+    )
+    kept = compute.device != "cpu" or not others.disturbed(compute.n_threads)
+    if kept:
+        remember_steps(key, speed)
+    return MeasuredSteps(speed=speed, cores_of_others=others.cores, kept=kept)
+
+
+def blocks_to_time(family: Family) -> int:
+    """Return how many blocks multiply about as much as the output matrix does: neither drowns."""
+    head = family.sizes.n_vocab * family.sizes.d_model
+    block = max(1, (family.multiplying_parameters - head) // family.sizes.n_layer)
+    return min(family.sizes.n_layer, max(1, math.ceil(head / block)))
+
+
+def cut(family: Family, n_blocks: int) -> Family:
+    """Return a family with its first blocks only."""
+    rules = {
+        name: rule
+        for name, rule in family.rules.items()
+        if not rule.module.startswith(LAYERS)
+        or int(rule.module.removeprefix(LAYERS).partition(".")[0]) < n_blocks
+    }
+    config = {**family.config, "num_hidden_layers": n_blocks}
+    if (kinds := config.get("layer_types")) is not None:
+        config["layer_types"] = list(kinds)[:n_blocks]
+    return replace(
+        family, rules=rules, config=config, sizes=replace(family.sizes, n_layer=n_blocks)
+    )
+
+
+def step_of(file: ModelFile, family: Family, compute: Compute) -> Any:
+    """Return a function that makes one training step of so many random tokens."""
+    import torch
+
+    from llamune.nn import load
+
+    base: Any = load(
+        file, family=family, device=compute.device, dtype=compute.torch_dtype, compiled=False
+    )
+    modules = list(family.linear_modules("all"))
+    model = with_adapter(base, modules)
+    trained = [value for value in model.parameters() if value.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.0) if trained else None
+    n_vocab = family.sizes.n_vocab
+
+    def step(tokens: int) -> None:
+        ids = torch.randint(0, n_vocab, (1, tokens), device=compute.device)
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        if optimizer is not None:
+            optimizer.step()
+            optimizer.zero_grad()
+        loss.item()  # waits for the device
+
+    return step
+
+
+def with_adapter(base: Any, modules: list[str]) -> Any:
+    """Return the model with a LoRA on every linear layer; without layers, its input has a gradient.
+
+    So the output matrix makes the gradient of what it multiplies in either case.
+    """
+    if modules:
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(r=RANK, target_modules=modules, task_type="CAUSAL_LM")
+        return get_peft_model(base, config).train()
+    base.enable_input_require_grads()
+    return base.train()
+
+
+def timed(step: Any, tokens: int, *, seconds: float) -> float:
+    """Return the median seconds of some steps, at least two after one that warms up."""
+    step(tokens)
+    took: list[float] = []
+    began = time.perf_counter()
+    while len(took) < FEWEST_STEPS or time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        step(tokens)
+        took.append(time.perf_counter() - start)
+    return median(took)
+
+
+def longer(few: int, seconds: float, *, context: int) -> int:
+    """Return the most tokens whose three steps fit into a third of the trial; at least twice."""
+    affordable = int(few * TRIAL_SECONDS / 3 / 3 / seconds)
+    return max(2 * few, min(MOST_TOKENS, context, affordable))
