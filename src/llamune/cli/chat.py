@@ -124,7 +124,7 @@ class Talk:
         try:
             write(heard())
         except KeyboardInterrupt:
-            pieces.close()  # type: ignore[attr-defined]  # engines yield from generators
+            pieces.close()  # type: ignore[attr-defined]  # engines give generators
             _screen.note("\nstopped")
         except LlamuneError as error:
             _screen.error(error.message, hint=error.hint)
