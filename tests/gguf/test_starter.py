@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,3 +98,13 @@ def test_without_a_map_everything_reads_the_same(starter: ModelFile, starter_pat
 
 def test_nothing_of_it_is_odd(starter: ModelFile) -> None:
     assert starter.warnings == ()
+
+
+def test_single_texts_of_an_array_are_those_of_the_whole(starter: ModelFile) -> None:
+    key = "tokenizer.ggml.tokens"
+    whole = starter.metadata.strings(key)
+    chance = random.Random(5)
+    for number in (0, 1, 40):
+        places = [chance.randrange(len(whole)) for _ in range(number)] + [0, len(whole) - 1]
+        found = starter.metadata.strings_at(key, [*places, -1, len(whole)])
+        assert found == {place: whole[place] for place in places}

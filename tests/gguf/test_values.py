@@ -148,6 +148,8 @@ def test_kinds_are_checked(file: ModelFile) -> None:
         "strings": ("text", "numbers"),
         "array": ("texts", "whole"),
     }
+    with pytest.raises(GgufError, match="an array of texts is needed"):
+        metadata.strings_at("numbers", [0])
     for method, keys in wrong.items():
         for key in keys:
             with pytest.raises(GgufError, match=f"{key!r} is") as caught:

@@ -217,21 +217,18 @@ def tokenizer_facts(metadata: Metadata) -> TokenizerFacts | None:
         return None
     vocabulary = "tokenizer.ggml.tokens"
     has_tokens = vocabulary in metadata and metadata.element_type(vocabulary) is ValueType.STRING
-    tokens = metadata.strings(vocabulary) if has_tokens else []
-    special = {}
-    for role, words in SPECIAL_ROLES.items():
-        found = count(metadata, f"tokenizer.ggml.{role}_token_id")
-        if isinstance(found, int):
-            special[words] = (
-                found,
-                tokens[found] if 0 <= found < len(tokens) else None,
-            )
+    ids = {
+        words: found
+        for role, words in SPECIAL_ROLES.items()
+        if isinstance(found := count(metadata, f"tokenizer.ggml.{role}_token_id"), int)
+    }
+    texts = metadata.strings_at(vocabulary, ids.values()) if has_tokens else {}
     add_bos = "tokenizer.ggml.add_bos_token"
     return TokenizerFacts(
         model=text(metadata, "tokenizer.ggml.model"),
         pre=text(metadata, "tokenizer.ggml.pre"),
-        n_vocab=len(tokens),
-        special=special,
+        n_vocab=metadata.length(vocabulary) if has_tokens else 0,
+        special={words: (one, texts.get(one)) for words, one in ids.items()},
         chat_template=text(metadata, "tokenizer.chat_template"),
         add_bos=bool(metadata[add_bos]) if add_bos in metadata else None,
     )

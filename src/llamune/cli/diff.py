@@ -192,7 +192,6 @@ def show_tensors(changes: Sequence[TensorChange], *, every: bool) -> None:
     for change in changes[: None if every else N_SHOWN]:
         before, after = change.before.type, change.after.type
         kind = f"{before}>{after} {change.bits_change:+g} bit" if before != after else before.name
-        sample = next(iter(change.samples), None)
         grid.add_row(
             _screen.plain(change.before.name.removesuffix(".weight")),
             kind,

@@ -18,7 +18,15 @@ from llamune.gguf.quant_types import QUANT_TYPES, REMOVED_TYPES, QuantType
 from llamune.gguf.source import Source
 from llamune.gguf.values import SCALARS, ValueType
 
-__all__ = ["ALIGNMENT_KEY", "DEFAULT_ALIGNMENT", "Header", "Slot", "TensorInfo", "read_header"]
+__all__ = [
+    "ALIGNMENT_KEY",
+    "DEFAULT_ALIGNMENT",
+    "MAX_STRING_BYTES",
+    "Header",
+    "Slot",
+    "TensorInfo",
+    "read_header",
+]
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from llamune.gguf.cursor import Cursor
 from llamune.gguf.errors import GgufError, MissingKey
-from llamune.gguf.header import Slot
+from llamune.gguf.header import MAX_STRING_BYTES, Slot
 from llamune.gguf.source import Source
 from llamune.gguf.values import SCALARS, Entry, ValueType, decode_strings
 
@@ -164,6 +165,29 @@ class Metadata(Mapping[str, Any]):
             GgufError: it is not an array of texts.
         """
         return [text.decode("utf-8", errors="replace") for text in self.byte_strings(key)]
+
+    def strings_at(self, key: str, places: Iterable[int]) -> dict[int, str]:
+        """Return some of an array's texts by their places; the others are passed over unread.
+
+        Places that the array does not have are left out.
+
+        Raises:
+            MissingKey: there is no such key.
+            GgufError: it is not an array of texts, or the file has changed.
+        """
+        slot = self._slot(key)
+        if slot.element_type is not ValueType.STRING:
+            raise self._wrong(key, "an array of texts")
+        cursor = Cursor(self._source)
+        cursor.skip(slot.value_start + ARRAY_HEADER_BYTES, "the header")
+        what = f"an element of {key}"
+        found, position = {}, 0
+        for place in sorted({place for place in places if 0 <= place < slot.count}):
+            cursor.skip_strings(place - position, what, max_bytes=MAX_STRING_BYTES)
+            raw = cursor.string(what, max_bytes=MAX_STRING_BYTES)
+            found[place] = raw.decode("utf-8", errors="replace")
+            position = place + 1
+        return found
 
     def array(self, key: str) -> np.ndarray[Any, Any]:
         """Return an array of numbers or flags, shape (n,), read-only.
