@@ -2,8 +2,8 @@
 
     python -m benchmarks._tables
 
-A page marks where a table stands with two comments, `<!-- figures: quality -->` and
-`<!-- end of figures -->`; `tests/test_tables.py` holds what is between them against the results.
+A page, or the README, marks where a table stands with two comments, `<!-- figures: quality -->`
+and `<!-- end of figures -->`; `tests/test_tables.py` holds what is between against the results.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from benchmarks._headlines import headlines
 from benchmarks._measure import HERE
 
 RESULTS = HERE / "results"
-DOCS = HERE.parent / "docs"
+PAGES = [*sorted(HERE.parent.glob("*.md")), *sorted((HERE.parent / "docs").rglob("*.md"))]
 MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 Figures = Mapping[str, Any]
@@ -25,7 +27,7 @@ NAMES = {"ours": "llamune", "gguf_py": "gguf-py", "llama_cpp": "llama.cpp", "cop
 
 def main() -> None:
     """Write every marked table of every page."""
-    for page in sorted(DOCS.rglob("*.md")):
+    for page in PAGES:
         before = page.read_text(encoding="utf-8")
         after = filled(before)
         if after != before:
@@ -35,11 +37,12 @@ def main() -> None:
 
 def filled(text: str) -> str:
     """Return a page with its tables as the newest results have them."""
-    return MARKED.sub(lambda found: f"{found[1]}{rendered(found[2])}{found[3]}", text)
+    return MARKED.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", text)
 
 
-def rendered(name: str) -> str:
+def sourced(work: Callable[[Figures], str]) -> str:
     """Return a comparison's table and what it was measured on."""
+    name = work.__name__
     path = max(RESULTS.glob(f"{name}-*.json"), key=lambda one: one.name)
     kept = json.loads(path.read_text(encoding="utf-8"))
     machine = kept["machine"]
@@ -47,7 +50,7 @@ def rendered(name: str) -> str:
         f"`benchmarks/results/{path.name}`: {machine['processor']}, {machine['cores']} cores, "
         f"{machine['instruction_set']}, {machine['date'][:10]}."
     )
-    return f"{TABLES[name](kept['figures'])}\n\n{source}\n"
+    return f"{work(kept['figures'])}\n\n{source}\n"
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -125,8 +128,10 @@ def unpack(figures: Figures) -> str:
     return table(headings, rows)
 
 
-TABLES: Mapping[str, Callable[[Figures], str]] = {
-    work.__name__: work for work in (quality, quantize, load, unpack)
+TABLES: Mapping[str, Callable[[], str]] = {
+    **{work.__name__: partial(sourced, work) for work in (quality, quantize, load, unpack)},
+    "headlines": partial(headlines, "en"),
+    "headlines_ja": partial(headlines, "ja"),
 }
 
 
