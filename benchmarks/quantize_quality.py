@@ -59,27 +59,30 @@ def main() -> None:
         os.environ["LLAMUNE_HOME"] = str(folder / "home")
         data = folder / "prose.jsonl"
         write_training_data(data)
+        wanted = [
+            (kind, way)
+            for kind in chosen.types
+            for way in chosen.ways
+            if not kept.has(type=kind, way=way)
+        ]
         references = {
             text: logits_of(source, sequences, threads=chosen.threads)
-            for text, sequences in texts.items()
+            for text, sequences in (texts.items() if wanted else ())
         }
-        if not kept.has(type="f32"):
+        if references and not kept.has(type="f32"):
             found = {text: figures(texts[text], references[text], None) for text in texts}
             kept.add({"type": "f32", "way": "", "bytes": source.stat().st_size, "texts": found})
-        for kind in chosen.types:
-            for way in chosen.ways:
-                if kept.has(type=kind, way=way):
-                    continue
-                out = folder / f"{kind}-{way}.gguf"
-                effort = in_own_process(WAYS[way], source, kind, out, data)
-                row = {"type": kind, "way": way, "bytes": out.stat().st_size}
-                row |= {"seconds": effort.seconds, "peak_bytes": effort.peak_bytes}
-                row["texts"] = {}
-                for text, sequences in texts.items():
-                    logits = logits_of(out, sequences, threads=chosen.threads)
-                    row["texts"][text] = figures(sequences, logits, references[text])
-                kept.add(row)
-                out.unlink()
+        for kind, way in wanted:
+            out = folder / f"{kind}-{way}.gguf"
+            effort = in_own_process(WAYS[way], source, kind, out, data)
+            row = {"type": kind, "way": way, "bytes": out.stat().st_size}
+            row |= {"seconds": effort.seconds, "peak_bytes": effort.peak_bytes}
+            row["texts"] = {}
+            for text, sequences in texts.items():
+                logits = logits_of(out, sequences, threads=chosen.threads)
+                row["texts"][text] = figures(sequences, logits, references[text])
+            kept.add(row)
+            out.unlink()
     print(json.dumps({"model": "wide starter", "results": kept.rows, "ratios": ratios(kept.rows)}))
 
 

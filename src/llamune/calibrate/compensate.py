@@ -1,8 +1,8 @@
 """Rounding with error compensation: what one column loses, the columns after it make up for.
 
 Source: GPTQ, arXiv:2210.17323, algorithm 1, in the file's column order. The scales of each block
-are ggml's own choice on the compensated weights, weighted by the inputs' second moments; then its
-levels are chosen column by column under those scales.
+are ggml's own choice on the compensated weights, each column weighted by what its error costs once
+later columns have made up for it; then levels are chosen column by column under those scales.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def compensate(weight: Tensor, inputs: Inputs, kind: QuantType, *, name: str) ->
     packed = floats_to_rows(weight.cpu().numpy(), kind)
     nearest_errors = errors = output_errors(weight, packed, kind, moments)
     if inputs.factor is not None and has_grid(kind):
-        swept_rows = swept(weight, inputs.factor, moments.diagonal(), kind)
+        swept_rows = swept(weight, inputs.factor, kind)
         swept_errors = output_errors(weight, swept_rows, kind, moments)
         better = swept_errors < nearest_errors
         errors = torch.where(better, swept_errors, nearest_errors)
@@ -128,7 +128,7 @@ def least_errors(weight: Tensor, inputs: Inputs, kind: QuantType) -> Tensor:
     is nothing better.
     """
     if inputs.factor is not None and has_grid(kind):
-        packed = swept(weight, inputs.factor, inputs.moments.diagonal(), kind)
+        packed = swept(weight, inputs.factor, kind)
     else:
         packed = floats_to_rows(weight.cpu().numpy(), kind)
     return output_errors(weight, packed, kind, inputs.moments)
@@ -161,13 +161,12 @@ def inverse_factor(damped: Tensor) -> Tensor | None:
     return None if int(failed) or not bool(torch.isfinite(upper).all()) else upper
 
 
-def swept(weight: Tensor, factor: Tensor, importance: Tensor, kind: QuantType) -> Bytes:
+def swept(weight: Tensor, factor: Tensor, kind: QuantType) -> Bytes:
     """Round block after block of columns, carrying each error to the columns not yet rounded.
 
     Args:
         weight: float32 (rows, columns).
         factor: upper triangular (columns, columns), see `Inputs`.
-        importance: second moment of each input, (columns,), weighs ggml's choice of scales.
         kind: how to store it.
 
     Returns:
@@ -177,13 +176,14 @@ def swept(weight: Tensor, factor: Tensor, importance: Tensor, kind: QuantType) -
     width = kind.block_size
     columns = weight.T.contiguous().clone()  # one column is one contiguous row here
     n_columns, n_rows = columns.shape
-    weights_of_inputs = importance.clamp_min(0).cpu().numpy().astype(np.float32)
+    # what an error of each column costs after the columns behind it have made up for it
+    costs = factor.diagonal().square().reciprocal().cpu().numpy().astype(np.float32)
     parts = []
     for start in range(0, n_columns, width):
         stop = start + width
         block = columns[start:stop]
         packed = floats_to_rows(
-            block.T.contiguous().cpu().numpy(), kind, importance=weights_of_inputs[start:stop]
+            block.T.contiguous().cpu().numpy(), kind, importance=costs[start:stop]
         )
         scale, offset = (
             torch.from_numpy(part.T.copy()).to(columns) for part in grid.line(packed, width)
