@@ -41,9 +41,11 @@ def filled(text: str) -> str:
 
 
 def sourced(work: Callable[[Figures], str]) -> str:
-    """Return a comparison's table and what it was measured on."""
-    name = work.__name__
-    path = max(RESULTS.glob(f"{name}-*.json"), key=lambda one: one.name)
+    """Return a comparison's table and what it was measured on; nothing before it was recorded."""
+    paths = sorted(RESULTS.glob(f"{work.__name__}-*.json"))
+    if not paths:
+        return ""
+    path = paths[-1]
     kept = json.loads(path.read_text(encoding="utf-8"))
     machine = kept["machine"]
     source = (
