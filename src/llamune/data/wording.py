@@ -19,22 +19,43 @@ GOES_ON = re.compile(
     re.IGNORECASE,
 )
 SENTENCE = re.compile(r"[.!?](?:\s|$)|[。！？]")
+# What an answer must hold, in small letters, before it is worth a search, and the pattern.
 REFUSALS = tuple(
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        r"\bas an? (?:AI|artificial intelligence|(?:large )?language model)\b",
-        r"\bI(?:'|’)?(?: a)?m (?:just )?an? (?:AI|(?:large )?language model)\b",
-        r"\bI(?:'|’)m (?:very |so )?sorry,? but (?:I|as)\b.{0,40}?"
-        r"\b(?:can(?:no|'|’)?t|unable|not able)",
-        r"\bI (?:can(?:no|'|’)t|am unable to|won(?:'|’)t) "
-        r"(?:assist|help|fulfil+|comply|provide|create|generate)",
-        r"\b(?:my|as of my)(?: last)? (?:knowledge|training data) cut-?off",
-        r"\blorem ipsum\b|\[(?:your|insert)[ _][a-z ]{2,30}\]",
-        r"(?:AI|人工知能|(?:大規模)?言語モデル)(?:アシスタント)?(?:として|なので|ですので|であるため)",
-        r"申し訳(?:ございません|ありません|ない(?:です|の))(?:が|けど).{0,40}"
-        r"(?:でき(?:ません|かねます|ない)|お答え(?:し)?(?:かね|でき))",
-        r"(?:ご要望|ご質問|その(?:依頼|リクエスト))には(?:お答え|お応え)(?:できません|いたしかねます)",
-        r"作为(?:一个|一名)?(?:人工智能|AI|语言模型)",
+    (needed.split("|"), re.compile(pattern, re.IGNORECASE))
+    for needed, pattern in (
+        ("as a", r"\bas an? (?:AI|artificial intelligence|(?:large )?language model)\b"),
+        (" ai|model", r"\bI(?:'|’)?(?: a)?m (?:just )?an? (?:AI|(?:large )?language model)\b"),
+        (
+            "sorry",
+            r"\bI(?:'|’)m (?:very |so )?sorry,? but (?:I|as)\b.{0,40}?"
+            r"\b(?:can(?:no|'|’)?t|unable|not able)",
+        ),
+        (
+            "i can|i am un|i won",
+            r"\bI (?:can(?:no|'|’)t|am unable to|won(?:'|’)t) "
+            r"(?:assist|help|fulfil+|comply|provide|create|generate)",
+        ),
+        (
+            "knowledge|training data",
+            r"\b(?:my|as of my)(?: last)? (?:knowledge|training data) cut-?off",
+        ),
+        ("lorem|[", r"\blorem ipsum\b|\[(?:your|insert)[ _][a-z ]{2,30}\]"),
+        (
+            "として|なので|ですので|である",
+            r"(?:AI|人工知能|(?:大規模)?言語モデル)(?:アシスタント)?"
+            r"(?:として|なので|ですので|であるため)",
+        ),
+        (
+            "申し訳",
+            r"申し訳(?:ございません|ありません|ない(?:です|の))(?:が|けど).{0,40}"
+            r"(?:でき(?:ません|かねます|ない)|お答え(?:し)?(?:かね|でき))",
+        ),
+        (
+            "には",
+            r"(?:ご要望|ご質問|その(?:依頼|リクエスト))には"
+            r"(?:お答え|お応え)(?:できません|いたしかねます)",
+        ),
+        ("作为", r"作为(?:一个|一名)?(?:人工智能|AI|语言模型)"),
     )
 )
 REFUSAL_REACH = 400
@@ -83,7 +104,9 @@ def cut(text: str) -> str:
 def refusals(record: Record) -> Iterator[Flaw]:
     """Find refusals, an assistant's talk about itself, and text left to be filled in."""
     for where, turn in answers_of(record):
-        for pattern in REFUSALS:
-            if match := pattern.search(turn.content[:REFUSAL_REACH]):
+        start = turn.content[:REFUSAL_REACH]
+        small = start.lower()
+        for needed, pattern in REFUSALS:
+            if any(part in small for part in needed) and (match := pattern.search(start)):
                 yield Flaw(kind="refusal", field=where, detail=match[0])
                 break
