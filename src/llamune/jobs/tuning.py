@@ -6,6 +6,7 @@ the run folder is made.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace as replaced
@@ -175,7 +176,8 @@ def resume(
         if record.state == "done":
             hint = f"llamune runs show {run.reference}"
             raise LlamuneError(f"{run.reference} is done", hint=hint)
-        if run.is_alive():
+        # a record that a full disk left behind may name this very process
+        if run.is_alive() and record.process != os.getpid():
             raise LlamuneError(f"{run.reference} is still training (process {record.process})")
         recipe = run.recipe
         on_event(Stage(name="reading the model and the data"))
