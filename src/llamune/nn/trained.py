@@ -37,7 +37,7 @@ class LinearInBackward(torch.autograd.Function):
         return from_pairs(x @ weight.T, layer.n_pair_head)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # one output
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of x, then let the layer learn."""
         (x,) = ctx.saved_tensors
         layer = ctx.layer

@@ -159,7 +159,7 @@ class LookUpInBackward(torch.autograd.Function):
         return PackedEmbedding.forward(layer, ids)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:  # type: ignore[override]  # one output
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
         """Let the table hear."""
         (ids,) = ctx.saved_tensors
         scale = 1.0 if ctx.layer.scale is None else ctx.layer.scale

@@ -139,7 +139,7 @@ class DenseLoop(Loop):
             return self.optimizer
         if self.recipe.weight_type == "float32":
             return Trainer.create_optimizer(self)
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(self.args, self.adapted)
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(self.args)
         options = {**options, "weight_decay": self.recipe.weight_decay}
         self.optimizer = RoundedAtRandom(
             list(self.trained().values()), partial(kind, **options), seed=self.recipe.seed

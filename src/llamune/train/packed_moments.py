@@ -44,7 +44,7 @@ class Moments(Protocol):
 
 def past_share(step: int) -> float:
     """Return how much of a second moment stays at a step."""
-    return 1.0 - step**-FORGETTING_POWER
+    return 1.0 - float(step) ** -FORGETTING_POWER
 
 
 class Factored:
@@ -162,8 +162,8 @@ class EightBit:
         share = values / scales.clamp(min=SMALLEST_SQUARE).unsqueeze(2)
         level = share.sqrt_().sqrt_().mul_(SECOND_LEVELS)
         below = level.floor()
-        low, high = below**4, (below + 1) ** 4
-        rounded = below + (noise < (level**4 - low) / (high - low))
+        low, high, here = (one.square().square_() for one in (below, below + 1, level))
+        rounded = below + (noise < here.sub_(low).div_(high.sub_(low)))
         self.second[rows] = rounded.clamp_(1, SECOND_LEVELS).to(torch.uint8).flatten(1)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -7,14 +7,12 @@ only measured (the first of two passes of `clip: global`), what was seen.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from llamune.nn import How, repack, rounding_variance, uniform, unpack
+from llamune.nn import repack, rounding_variance, uniform, unpack
 from llamune.train.packed_file import row_slices
 from llamune.train.packed_moments import Moments, Single
 
@@ -103,7 +101,7 @@ def rows_update(
     variance = 0.0
     for start, stop in row_slices(*direction.shape):
         rows = packed[start:stop]
-        values = unpack(rows, kind, torch.float32, how=cast("How", "ggml" if on_cpu else "torch"))
+        values = unpack(rows, kind, torch.float32, how="ggml" if on_cpu else "torch")
         if decay:
             values.mul_(1.0 - decay)
         values.sub_(direction[start:stop], alpha=rate)
@@ -181,7 +179,8 @@ class VectorUpdate:
         self.moments = Single(self.values.shape, self.values.device)
         self.show()
         self.parameter.requires_grad_(True)
-        self.parameter.register_post_accumulate_grad_hook(cast("Callable[[Tensor], None]", self))
+        hook = self.parameter.register_post_accumulate_grad_hook
+        hook(self)  # type: ignore[no-untyped-call]  # torch's own
 
     def __call__(self, parameter: Tensor) -> None:
         """Change the numbers; called by autograd when the gradient is complete."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from llamune.nn import from_pairs, to_pairs, train_packed, train_tables
 from llamune.runs import Recipe
 from llamune.train.errors import CheckpointError
 from llamune.train.packed_file import TRAINED_MODEL, Replaced, row_slices, write_replaced
-from llamune.train.packed_moments import EightBit, Factored
+from llamune.train.packed_moments import EightBit, Factored, Moments
 from llamune.train.packed_updates import Course, PackedUpdate, VectorUpdate
 
 if TYPE_CHECKING:
@@ -28,7 +28,10 @@ __all__ = ["OPTIMIZERS", "PackedWeights"]
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
-OPTIMIZERS = {"factored": Factored, "adamw8": EightBit}
+OPTIMIZERS: Mapping[str, Callable[[tuple[int, int], torch.device], Moments]] = {
+    "factored": Factored,
+    "adamw8": EightBit,
+}
 """recipe's name -> what is remembered of each matrix"""
 
 MOMENTS = "moments.safetensors"
