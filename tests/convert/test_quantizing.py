@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -20,9 +21,18 @@ from llamune.convert import (
     predict_size,
     quantize,
     section_bytes,
+    slabs,
 )
 from llamune.errors import LlamuneError
-from llamune.gguf import Entry, ModelFile, NewTensor, quant_type, write_gguf
+from llamune.gguf import (
+    Entry,
+    ModelFile,
+    NewTensor,
+    QuantType,
+    floats_to_rows,
+    quant_type,
+    write_gguf,
+)
 
 from .models import llama, tensor
 
@@ -268,3 +278,53 @@ def test_unknown_file_types_are_refused() -> None:
     assert file_type("q4_k").name == "Q4_K_M"
     with pytest.raises(LlamuneError, match="'q4_k_x' is not known"):
         file_type("q4_k_x")
+
+
+# -- the work on all cores ------------------------------------------------------------
+
+
+def test_a_rounding_of_ones_own_sees_the_slices_of_a_tensor_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slabs, "SLAB_ELEMENTS", 256 * 16)
+    path = llama(tmp_path / "tiny.gguf", n_layer=1)
+    seen: dict[str, list[np.ndarray]] = {}
+
+    def spy(name: str, rows: np.ndarray, kind: QuantType) -> np.ndarray:
+        seen.setdefault(name, []).append(rows.copy())
+        return floats_to_rows(rows, kind)
+
+    with ModelFile.open(path) as file:
+        plan = plan_quantize(file, file_type("q8_0"))
+        quantize(plan, tmp_path / "own.gguf", round=spy, threads=4)
+        quantize(plan, tmp_path / "plain.gguf", threads=4)
+        assert max(len(slices) for slices in seen.values()) > 1
+        for name, slices in seen.items():
+            assert np.array_equal(np.concatenate(slices), file.floats(name))
+    assert (tmp_path / "own.gguf").read_bytes() == (tmp_path / "plain.gguf").read_bytes()
+
+
+def test_results_come_in_order_and_only_a_few_are_ahead() -> None:
+    begun: list[int] = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        time.sleep(0.001 * (item % 3))  # later ones may be done first
+        return item * item
+
+    results = slabs.in_order(work, range(50), threads=3)
+    assert next(results) == 0
+    assert len(begun) <= 3 + slabs.SLABS_AHEAD + 1
+    assert list(results) == [item * item for item in range(1, 50)]
+
+
+def test_a_closed_iterator_begins_nothing_more_and_an_error_reaches_the_caller() -> None:
+    begun: list[int] = []
+    results = slabs.in_order(begun.append, range(1000), threads=2)
+    next(results)
+    results.close()
+    n_begun = len(begun)
+    assert n_begun < 10
+    with pytest.raises(ZeroDivisionError):
+        list(slabs.in_order(lambda item: 1 // item, range(-3, 3), threads=2))
+    assert len(begun) == n_begun

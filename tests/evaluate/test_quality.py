@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from llamune.cli._main import run
 from llamune.convert import file_type, plan_quantize, quantize
 from llamune.errors import LlamuneError
 from llamune.evaluate import sample_text, text_quality, windows
@@ -51,3 +53,16 @@ def test_fewer_bits_cost_more_and_the_same_file_nothing(tmp_path: Path) -> None:
     assert 0 < eight.agreement.mean_kl < four.agreement.mean_kl
     assert eight.reference_loss == same.reference_loss
     assert eight.change == pytest.approx(eight.loss - eight.reference_loss)
+
+
+def test_quantize_with_a_report_prints_one_document(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference, out = tiny_model(tmp_path, "llama"), tmp_path / "new.gguf"
+    command = ["quantize", str(reference), str(out), "--type", "q8_0", "--report", "--json"]
+    assert run([*command, "--threads", "1"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["bytes"] == found["quality"]["b"]["bytes"] == out.stat().st_size
+    assert found["quality"]["a"]["bytes"] == reference.stat().st_size
+    assert 0 < found["quality"]["mean_kl"] < 1
+    assert set(found["quality"]["relative_error"]) >= {"token embedding", "block 0"}
