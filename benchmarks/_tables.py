@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from benchmarks._headlines import headlines
+from benchmarks._markdown import table
 from benchmarks._measure import HERE
+from benchmarks._rounding_tables import general_share, merge, quantize_quality
 
 RESULTS = HERE / "results"
 PAGES = [*sorted(HERE.parent.glob("*.md")), *sorted((HERE.parent / "docs").rglob("*.md"))]
@@ -53,13 +55,6 @@ def sourced(work: Callable[[Figures], str]) -> str:
         f"{machine['instruction_set']}, {machine['date'][:10]}."
     )
     return f"{work(kept['figures'])}\n\n{source}\n"
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown, its first column to the left and all others to the right."""
-    rule = "|".join(["---", *["---:"] * (len(headings) - 1)])
-    lines = [f"| {' | '.join(row)} |" for row in (headings, *rows)]
-    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
 
 
 def quality(figures: Figures) -> str:
@@ -130,8 +125,9 @@ def unpack(figures: Figures) -> str:
     return table(headings, rows)
 
 
+WORKS = (quality, quantize, load, unpack, merge, quantize_quality, general_share)
 TABLES: Mapping[str, Callable[[], str]] = {
-    **{work.__name__: partial(sourced, work) for work in (quality, quantize, load, unpack)},
+    **{work.__name__: partial(sourced, work) for work in WORKS},
     "headlines": partial(headlines, "en"),
     "headlines_ja": partial(headlines, "ja"),
 }
