@@ -278,6 +278,7 @@ TOOL: Any = {
             "type": "object",
             "properties": {"city": {"type": "string", "maxLength": 20}},
             "required": ["city"],
+            "additionalProperties": False,
         },
     },
 }
@@ -352,6 +353,65 @@ def test_tools_reach_the_prompt_through_both_apis(
     assert told.done
     assert (told.prompt_eval_count or 0) > with_tools  # the call and its result are there too
     ollama_client.delete("caller")
+
+
+def test_a_call_that_is_required_comes_parsed(
+    openai_client: openai.OpenAI,
+    ollama_client: ollama.Client,
+    starter_path: Path,
+    tmp_path: Path,
+) -> None:
+    digest = ollama_client.create_blob(with_template(starter_path, tmp_path / "caller.gguf"))
+    ollama_client.create("caller", files={"caller.gguf": digest})
+    named: Any = {"type": "function", "function": {"name": "get_weather"}}
+    asked: dict[str, Any] = {"model": "caller", "messages": WEATHER, "tools": [TOOL]}
+    asked |= {"max_tokens": 64, "temperature": 0}
+    try:
+        for choice in ("required", named):
+            answer = openai_client.chat.completions.create(**asked, tool_choice=choice)
+            (called,) = answer.choices[0].message.tool_calls or []
+            assert called.type == "function"
+            assert called.function.name == "get_weather"
+            assert isinstance(json.loads(called.function.arguments)["city"], str)
+            assert answer.choices[0].finish_reason == "tool_calls"
+        chunks = openai_client.chat.completions.create(**asked, tool_choice=named, stream=True)
+        calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
+        assert "".join(call.function.arguments for call in calls) == called.function.arguments
+    finally:
+        ollama_client.delete("caller")
+
+
+def test_tools_that_the_prompt_would_not_mention_are_refused(
+    openai_client: openai.OpenAI, ollama_client: ollama.Client
+) -> None:
+    with pytest.raises(openai.BadRequestError, match="does not support tools"):
+        openai_client.chat.completions.create(model="starter", messages=WEATHER, tools=[TOOL])
+    with pytest.raises(ollama.ResponseError, match="does not support tools") as refused:
+        ollama_client.chat("starter", WEATHER, tools=[TOOL])
+    assert refused.value.status_code == 400
+    assert "tools" not in (ollama_client.show("starter").capabilities or [])
+
+
+def test_tools_reach_a_go_template_as_ollama_writes_them(
+    openai_client: openai.OpenAI, ollama_client: ollama.Client
+) -> None:
+    template = (
+        "{{ range .Tools }}{{ .Function.Name }}{{ end }}"
+        "{{ range .Messages }}Q: {{ .Content }}{{ if .ToolCalls }}<call>{{ end }}\n{{ end }}A:"
+    )
+    ollama_client.create("listed", from_="starter", template=template)
+    try:
+        assert "tools" in (ollama_client.show("listed").capabilities or [])
+        by_hand = openai_client.completions.create(
+            model="starter", prompt=f"get_weatherQ: {WEATHER[0]['content']}\nA:", max_tokens=1
+        )
+        assert by_hand.usage is not None
+        told = ollama_client.chat(
+            "listed", WEATHER, tools=[TOOL], options={"num_predict": 1, "temperature": 0}
+        )
+        assert told.prompt_eval_count == by_hand.usage.prompt_tokens
+    finally:
+        ollama_client.delete("listed")
 
 
 def test_a_models_own_go_template_and_stops_are_honoured_in_both_apis(

@@ -59,6 +59,21 @@ def test_every_operation_is_published(published: schemathesis.BaseSchema) -> Non
     assert {(one.method.upper(), one.path) for one in found} == set(OPERATIONS)
 
 
+def test_every_error_is_published_in_the_shape_of_its_api(
+    published: schemathesis.BaseSchema,
+) -> None:
+    raw = published.raw_schema
+    for path, methods in raw["paths"].items():
+        shape = "OpenAiError" if path.startswith("/v1") else "OllamaError"
+        for operation in methods.values():
+            errors = {status for status in operation["responses"] if status >= "400"}
+            assert {"400", "404", "422", "429", "503"} <= errors
+            for status in errors:
+                content = operation["responses"][status]["content"]["application/json"]
+                assert content["schema"]["$ref"].endswith(shape)
+    assert "HTTPValidationError" not in raw["components"]["schemas"]
+
+
 def of_the_library(case: schemathesis.Case) -> schemathesis.Case:
     """Let every second request name models that are there: names made up get no further."""
     body = case.body
