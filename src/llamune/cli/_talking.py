@@ -49,15 +49,17 @@ def write(pieces: Iterator[Piece]) -> str:
     """Print an answer as it comes and return it; a model's words may not steer the terminal."""
     clean = _screen.plain_lines if sys.stdout.isatty() else str
     texts: list[str] = []
+    was_cut = False
     for piece in pieces:
         if piece.text:
             texts.append(piece.text)
             sys.stdout.write(clean(piece.text))
             sys.stdout.flush()
-        if piece.finish_reason == "length":
-            _screen.warn("the answer was cut at --max-tokens")
+        was_cut = was_cut or piece.finish_reason == "length"
     text = "".join(texts)
     if not text.endswith("\n"):
         sys.stdout.write("\n")
         sys.stdout.flush()
+    if was_cut:
+        _screen.warn("the answer was cut at --max-tokens")
     return text
