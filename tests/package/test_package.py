@@ -30,6 +30,7 @@ from llamune.package import (
     check,
     licence_texts,
     suggested_name,
+    trademark_remark,
     verify_package,
     write_package,
 )
@@ -233,6 +234,24 @@ def test_the_name_prefix_is_demanded_and_suggested(weights: Path) -> None:
         assert suggested_name(name, derivative, contents.acts) == name
     third = derive(licences_of({}, given=["llama3"]))
     assert suggested_name("mine", third, contents.acts) == "Llama-3-mine"
+
+
+@pytest.mark.parametrize(
+    ("licence", "origin", "name", "better"),
+    [
+        ("apache-2.0", "qwen3:8b", "qwen3-tickets", "--as tickets-for-qwen3"),
+        ("gemma", "gemma2:9b", "Gemma", "--as mine-for-gemma2"),
+        ("apache-2.0", "qwen3:8b", "tickets-for-qwen3", None),
+        ("mit", "phi3:mini", "phi3-tickets", None),  # the text reserves no mark
+        ("llama3.1", "llama3.1:8b", "Llama-tickets", None),  # demanded by that licence
+    ],
+)
+def test_a_name_that_looks_like_the_makers_is_remarked_on(
+    weights: Path, licence: str, origin: str, name: str, better: str | None
+) -> None:
+    remark = trademark_remark(contents_for(weights, licence, name=name, base_name=origin))
+    assert (remark is None) == (better is None)
+    assert better is None or better in str(remark)
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "-x", "x" * 200])

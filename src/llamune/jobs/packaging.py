@@ -16,7 +16,15 @@ from llamune.gguf import ModelFile
 from llamune.jobs.merging import merge
 from llamune.jobs.preparing import Opened, opened
 from llamune.license import Derivative, derive, licences_of
-from llamune.package import Contents, Kind, PackageError, check, licence_texts, write_package
+from llamune.package import (
+    Contents,
+    Kind,
+    PackageError,
+    check,
+    licence_texts,
+    trademark_remark,
+    write_package,
+)
 from llamune.runs import Run, RunError
 from llamune.store import Model, resolve
 
@@ -85,6 +93,8 @@ def package(
         maker = Maker(ref=ref, run=run, model=model, base=base, wishes=wishes, scratch=scratch)
         check(maker.contents(base.model.path))  # refusals come before the merge
         contents = maker.contents(maker.weights(on_step))
+        if remark := trademark_remark(contents):
+            on_step(remark)
         on_step(f"writing {out}")
         write_package(contents, out, language=wishes.card_language, key=wishes.key)
     return contents

@@ -8,6 +8,7 @@ from llamune.package.contents import (
     check,
     licence_texts,
     suggested_name,
+    trademark_remark,
 )
 from llamune.package.verifying import Verified, verify_package
 from llamune.package.writing import BOM, CHECKSUMS, MANIFEST, SIGNATURE, write_package
@@ -25,6 +26,7 @@ __all__ = [
     "check",
     "licence_texts",
     "suggested_name",
+    "trademark_remark",
     "verify_package",
     "write_package",
 ]

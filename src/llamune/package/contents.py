@@ -14,9 +14,18 @@ from llamune.license import Act, Derivative, of_text, terms
 from llamune.package.standard_texts import has_blank, names_its_holder, standard_text
 from llamune.runs import RunRecord
 
-__all__ = ["Contents", "Kind", "PackageError", "check", "licence_texts", "suggested_name"]
+__all__ = [
+    "Contents",
+    "Kind",
+    "PackageError",
+    "check",
+    "licence_texts",
+    "suggested_name",
+    "trademark_remark",
+]
 
 Kind = Literal["adapter", "merged"]
+MARK = re.compile(r"(?P<word>[A-Za-z]{3,})[0-9.]*")  # `gemma` of gemma2
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
@@ -167,6 +176,30 @@ def naming_rule(derivative: Derivative, acts: Sequence[Act]) -> str:
     """Return the naming rule as a sentence."""
     prefix, licence, clause = prefixes(derivative, acts)[0]
     return f"{licence} {clause} demands a name that begins with {prefix!r}"
+
+
+def trademark_remark(contents: Contents) -> str | None:
+    """Return what a name that begins with the base's mark should rather be, None when it is fine.
+
+    Licences that reserve trademarks let a mark say where a model comes from, not whose it is.
+    """
+    mark = MARK.match(contents.base_name.rpartition("/")[2])
+    reserved = [
+        item for item in contents.derivative.owed_for(*contents.acts)
+        if item.duty.kind == "no-trademark"
+    ]  # fmt: skip
+    demanded = prefixes(contents.derivative, contents.acts)
+    if mark is None or not reserved or demanded:
+        return None
+    word, origin = mark["word"].lower(), mark[0].lower()
+    if not contents.name.lower().startswith(word):
+        return None
+    rest = contents.name[len(word) :].lstrip("0123456789.-_") or "mine"
+    rule = f"{reserved[0].licence} {reserved[0].duty.clause}"
+    return (
+        f"{contents.name} begins with a mark of the base's makers, as if it were theirs ({rule}); "
+        f"better: --as {rest}-for-{origin}"
+    )
 
 
 def licence_texts(
