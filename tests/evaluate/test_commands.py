@@ -63,6 +63,8 @@ def test_eval_scores_keeps_and_gates(
         (["--data", "{file}", "--forgetting"], "--baseline"),
         (["--data", "{file}", "--show", "none"], "wrong or all"),
         (["--data", "{file}", "--metric", "number"], "has no number"),
+        (["--data", "{file}", "--html", "page.html", "--lang", "fr"], "fr"),
+        (["--data", "{file}", "--html", "nowhere/page.html"], "nowhere"),
     ],
 )
 def test_eval_refuses_what_it_cannot_do(

@@ -62,6 +62,23 @@ def test_ratings_find_the_truth_within_their_interval():
     assert [rating.model for rating in ratings_of(drawn_votes(truth, 600))] == ["a", "b", "c"]
 
 
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    truth = {"a": 1100.0, "b": 1000.0, "c": 900.0}
+    held = [
+        rating.low <= truth[rating.model] <= rating.high
+        for seed in range(200)
+        for rating in ratings_of(drawn_votes(truth, 60, seed=seed))
+    ]
+    assert 0.92 <= sum(held) / len(held) <= 0.98
+
+
+def test_a_few_equal_votes_say_little():
+    for votes in ([vote("a", "b", "tie")] * 2, [vote("a", "b", "left")] * 2):
+        for rating in ratings_of(votes):
+            assert rating.low < 1000 - 50
+            assert rating.high > 1000 + 50
+
+
 def test_ratings_are_those_of_the_likelihood():
     """Against scipy's minimum of the Bradley-Terry likelihood with the same virtual ties."""
     from scipy.optimize import minimize

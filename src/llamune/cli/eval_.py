@@ -70,6 +70,8 @@ def command(
     """
     if show is not None and show not in SHOWN:
         raise LlamuneError(f"--show {show}: say wrong or all")
+    if html is not None:
+        refuse_unwritable(html, lang)
     if forgetting and engine and baseline is None:
         raise LlamuneError("--forgetting compares two models", hint="name the other: --baseline")
     found, lost = measure(
@@ -160,6 +162,19 @@ def measure(
         )
         lost = forgotten(subject, before, asking) if forgetting and before is not None else None
     return found, lost
+
+
+def refuse_unwritable(path: Path, language: str | None) -> None:
+    """Refuse a page that could not be written, before a question is asked.
+
+    Raises:
+        LlamuneError: its folder is missing, or its language is not known.
+    """
+    from llamune.words import catalogue
+
+    catalogue("evaluate", language)
+    if not path.parent.is_dir():
+        raise LlamuneError(f"{path.parent}: no such folder")
 
 
 def write_page(

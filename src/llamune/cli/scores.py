@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -13,7 +14,7 @@ def command(
     model: Annotated[str, typer.Argument(help="model name or GGUF file")],
     as_json: Annotated[bool, typer.Option("--json", help="print the scores as JSON")] = False,
 ) -> None:
-    """List the scores that `llamune eval` measured of a model, oldest first."""
+    """List the scores that `llamune tune` and `llamune eval` measured of a model, oldest first."""
     from dataclasses import asdict
 
     from llamune.evaluate import kept_scores, scores_path
@@ -32,5 +33,6 @@ def command(
     for entry in entries:
         score = entry.score
         interval = f"{score.mean:.3f}  [{score.low:.3f}, {score.high:.3f}]"
-        table.add_row(entry.time, entry.run or "", score.task, score.metric, str(score.n), interval)
+        when = datetime.fromisoformat(entry.time).astimezone().strftime("%Y-%m-%d %H:%M")
+        table.add_row(when, entry.run or "", score.task, score.metric, str(score.n), interval)
     _screen.show(table)
