@@ -23,6 +23,8 @@ HARD_TEXTS = [
     "<|im_start|im_end|><|im_end|im_start|><|<|im_end|>|>",
     "▁▁ ▁a▁ b",
     "\ufffd\ufeff\ufdd0\uffff\U0010ffff\U0001ccf0\U00010d4a\u1c89\u0897",
+    # characters that no Unicode 15.1 text has, inside the ranges that some patterns spell out
+    "瞗\u0a7d 語\u3040か\u3097ゟ 豈\ufa6e\ufa6f가\ud7a4 a\u05ffb!\ufada",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa =========== hahahahaha -----------",
     "3.14159 1,000,000 0x1F 1e-9 ₀₁₂ ⅓ 九 ९९९ 12345678901234567890",
     "https://example.com/a?b=c&d=%20#e user@example.org C:\\path\\file.txt",

@@ -1,4 +1,4 @@
-"""llama.cpp's own rendering of chat templates, as the judge of ours: its server's endpoint."""
+"""llama.cpp's server as the judge of ours: its endpoints that render templates and tokenize."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llamune.engine import server
 
 
 class Renderer:
-    """A server whose only task is to render.
+    """A server whose only tasks are to render and to tokenize.
 
     Args:
         path: any model; its BOS and EOS are what templates get.
@@ -47,15 +47,25 @@ class Renderer:
         body: dict[str, Any] = {"messages": messages}
         if tools:
             body["tools"] = tools
+        prompt: str | None = self.asked("/apply-template", body).get("prompt")
+        return prompt
+
+    def tokenize(self, text: str, *, parse_special: bool, add_special: bool) -> list[int]:
+        """Return the token ids of a text."""
+        body = {"content": text, "parse_special": parse_special, "add_special": add_special}
+        ids: list[int] = self.asked("/tokenize", body)["tokens"]
+        return ids
+
+    def asked(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Return what an endpoint answers."""
         connection = HTTPConnection(self.address.hostname or "", self.address.port, timeout=60)
         try:
             headers = {"Content-Type": "application/json"}
-            connection.request("POST", "/apply-template", json.dumps(body), headers)
-            found = json.loads(connection.getresponse().read())
+            connection.request("POST", path, json.dumps(body), headers)
+            found: dict[str, Any] = json.loads(connection.getresponse().read())
         finally:
             connection.close()
-        prompt: str | None = found.get("prompt")
-        return prompt
+        return found
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from llamune.gguf import Entry, write_gguf
+from llamune.gguf import Entry, NewTensor, quant_type, write_gguf
 
 CONTROL, USER_DEFINED, NORMAL, UNKNOWN, BYTE = 3, 4, 1, 2, 6
 VISIBLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
@@ -127,3 +127,43 @@ def sentence_piece_keys(scored: Sequence[tuple[str, float, int]], **extra: Any) 
         "tokenizer.ggml.eos_token_id": 2,
         **extra,
     }
+
+
+def write_model(path: Path, keys: dict[str, Any]) -> Path:
+    """Write a model of one empty layer around a tokenizer: what a server needs to start."""
+    width, n_vocab = 32, len(keys["tokenizer.ggml.tokens"])
+    layer = {
+        "attn_norm": (width,),
+        "ffn_norm": (width,),
+        **dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output"), (width, width)),
+        **dict.fromkeys(("ffn_gate", "ffn_up", "ffn_down"), (width, width)),
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd": (n_vocab, width),
+        "output_norm": (width,),
+        **{f"blk.0.{name}": shape for name, shape in layer.items()},
+    }
+    sizes = {
+        "context_length": 64,
+        "embedding_length": width,
+        "block_count": 1,
+        "feed_forward_length": width,
+        "attention.head_count": 1,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+    }
+    metadata = {
+        "general.architecture": Entry.of("llama"),
+        **{f"llama.{name}": Entry.of(value) for name, value in sizes.items()},
+        **{key: Entry.of(value) for key, value in keys.items()},
+    }
+    tensors = [
+        NewTensor(
+            f"{name}.weight",
+            shape,
+            quant_type("F32"),
+            lambda shape=shape: [np.zeros(shape, dtype=np.float32)],
+        )
+        for name, shape in shapes.items()
+    ]
+    write_gguf(path, metadata=metadata, tensors=tensors)
+    return path

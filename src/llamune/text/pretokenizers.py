@@ -51,16 +51,31 @@ class PreTokenizer:
 
     def words(self, text: str) -> list[str]:
         """Return the words of `text`, which make it up without a gap."""
-        seen = as_of_15_1(text)
-        words = [seen]
+        hides = as_of_15_1(text) is not text
+        words = [text]
         for step in self.steps:
-            words = [part for word in words for part in parts(step, word)]
-        return words if seen is text else cut_like(text, words)
+            words = [part for word in words for part in parts(step, word, hides=hides)]
+        return words
 
 
-def parts(step: str, word: str) -> list[str]:
-    """Return what one pattern matches in a word, and what lies between, in order."""
-    seen = white_space_as_tab(word) if step.startswith(NARROW) else word
+def parts(step: str, word: str, *, hides: bool) -> list[str]:
+    """Return what one pattern matches in a word, and what lies between, in order.
+
+    Args:
+        step: the pattern.
+        word: the text.
+        hides: whether characters that Unicode 15.1 leaves unassigned are hidden from patterns
+            that name categories; those that name characters see what is there.
+    """
+    if step.startswith(NARROW):
+        seen = white_space_as_tab(word)
+    elif hides:
+        seen = as_of_15_1(word)
+        if HAN in step:  # named by its characters beside categories
+            pairs = zip(word, seen, strict=True)
+            seen = "".join(one if ONE_HAN.match(one) else hidden for one, hidden in pairs)
+    else:
+        seen = word
     found = list(filter(None, splitter(step).split(seen)))
     return found if seen is word else cut_like(word, found)
 
@@ -115,7 +130,7 @@ MARKED_CONTRACTED = rf"{MARKED_WORD}(?:{CONTRACTION})?"
 
 ASCII_SIGNS = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]\^_`\{\|\}~]"
 DEEPSEEK_WORD = rf"{ASCII_SIGNS}[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+"
-HAN_AND_KANA = r"[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
+HAN_AND_KANA = NARROW + r"[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
 DEEPSEEK_V3 = rf"{DEEPSEEK_WORD}| ?[\p{{P}}\p{{S}}]+[\r\n]*|{SPACES}"
 LINE_END = r"[\r\n]"
 OLD_CJK = NARROW + r"[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
@@ -142,6 +157,7 @@ HAN = (
     r"\U0002b740-\U0002b81f\U0002b820-\U0002ceaf\U0002ceb0-\U0002ebef\uf900-\ufaff"
     r"\U0002f800-\U0002fa1f"
 )
+ONE_HAN = regex.compile(f"[{HAN}]")
 KIMI_K2 = (
     rf"[{HAN}]+|[^\r\n\p{{L}}\p{{N}}{HAN}]?[\p{{L}}--[{HAN}]]+(?:{CONTRACTION})?"
     rf"|{THREE_DIGITS}|{SIGNS}[\r\n]*|{SPACES}"
@@ -205,7 +221,7 @@ WITHOUT_EXTRAS: dict[str, tuple[str, ...]] = {
     ),
     "ufakzeka": (rf"{WORD}|{DIGIT}|{SIGNS}[\r\n]*|{SPACES}",),
     "viking": (BLOOM, DIGIT),
-    "afmoe": (THREES_FROM_RIGHT, rf"[{ASIAN_SCRIPTS}]+", DEEPSEEK_V3),
+    "afmoe": (THREES_FROM_RIGHT, NARROW + rf"[{ASIAN_SCRIPTS}]+", DEEPSEEK_V3),
     "kimi-k2": (KIMI_K2,),
 }
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -269,7 +285,7 @@ CHAMELEON = (
     GPT2,
 )
 YOUTU = (
-    r"[\uac00-\ud7a3\u3131-\u318e]+|[！…“”‘’—：；，\u3001-\u303f\ufe30-\ufe4f]+"
+    NARROW + r"[\uac00-\ud7a3\u3131-\u318e]+|[！…“”‘’—：；，\u3001-\u303f\ufe30-\ufe4f]+"
     r"|[\u3105-\u312f]+|[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
     rf"{MARKED_CONTRACTED}|{DIGIT}|{SIGNS_AND_SLASHES}|{SPACES}",
 )
