@@ -5,8 +5,10 @@ The templates are written for these tests; each shows one habit that a mask must
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -145,3 +147,11 @@ TEMPLATES = {
     "ended": ENDED,
     "open": OPEN,
 }
+
+
+def written(folder: Path, value: Any, name: str = "data.bin") -> Path:
+    """Write a data file: bytes as they are, anything else as JSON."""
+    path = folder / name
+    raw = value if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False).encode()
+    path.write_bytes(raw)
+    return path

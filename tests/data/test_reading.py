@@ -12,11 +12,9 @@ import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 import zstandard
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from llamune.data import DataError, DataFile, Message, data_files, open_reader, read_records
-from llamune.data.lenient import blank_out
+from tests.data.fakes import written
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ALPACA = {"instruction": "Sort:", "input": "a ticket", "output": "billing"}
@@ -37,13 +35,6 @@ OPENAI = {
 
 def turns(*pairs: tuple[str, str]) -> tuple[Message, ...]:
     return tuple(Message(role=role, content=content) for role, content in pairs)
-
-
-def written(folder: Path, value: Any, name: str = "data.bin") -> Path:
-    path = folder / name
-    raw = value if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False).encode()
-    path.write_bytes(raw)
-    return path
 
 
 SHAPES: list[tuple[str, dict[str, Any], tuple[Message, ...]]] = [
@@ -283,54 +274,6 @@ def test_plain_text_comes_in_pieces_that_end_with_a_paragraph(tmp_path: Path) ->
     assert read.records[1].source.line == (read.records[0].text or "").count("\n") + 3
 
 
-JAPANESE = "instruction,output\n荷物が届きません。,配送\nログインできない,アカウント\n"
-
-
-@pytest.mark.parametrize(
-    ("encoding", "said"),
-    [
-        ("utf-8", "utf-8"),
-        ("utf-8-sig", "utf-8-sig"),
-        ("cp932", "cp932"),
-        ("euc_jp", "euc_jp"),
-        ("iso2022_jp", "iso2022_jp"),
-        ("utf-16", "utf-16"),
-    ],
-)
-def test_japanese_encodings_are_recognised_and_said(
-    tmp_path: Path, encoding: str, said: str
-) -> None:
-    read = read_records([written(tmp_path, JAPANESE.encode(encoding))])
-    assert read.encoding == said
-    assert read.records[0].answer == "配送"
-
-
-@pytest.mark.parametrize("encoding", ["cp932", "euc_jp", "iso2022_jp"])
-def test_a_single_short_line_is_enough_to_tell(tmp_path: Path, encoding: str) -> None:
-    lines = (EXAMPLES / "keigo.jsonl").read_text(encoding="utf-8").splitlines()
-    wrong = [
-        line
-        for line in lines
-        if read_records([written(tmp_path, line.encode(encoding))]).encoding != encoding
-    ]
-    assert wrong == []
-
-
-@pytest.mark.parametrize("text", ["café naïve", "costs £5", "Müller, Straße"])
-def test_western_text_is_not_taken_for_japanese(tmp_path: Path, text: str) -> None:
-    raw = json.dumps({"prompt": text, "completion": text}, ensure_ascii=False).encode("cp1252")
-    read = read_records([written(tmp_path, raw)])
-    assert (read.encoding, read.records[0].answer) == ("cp1252", text)
-
-
-def test_a_few_broken_bytes_are_problems_not_another_encoding(tmp_path: Path) -> None:
-    lines = [json.dumps({"prompt": "質問です", "completion": "答え"}, ensure_ascii=False)] * 200
-    raw = "\n".join(lines).encode().replace("答え".encode(), b"\xe7\xad", 1)
-    read = read_records([written(tmp_path, raw)])
-    assert (len(read.records), read.encoding) == (199, "utf-8")
-    assert read.problems[0].reason.startswith("byte 0xE7 does not fit")
-
-
 FATAL: list[tuple[bytes, str]] = [
     (b"", "empty"),
     (b"  \n ", "empty"),
@@ -431,79 +374,3 @@ def test_progress_adds_up_to_the_size_of_the_files(tmp_path: Path, pack: Any) ->
     assert sum(1 for _ in reader) == 5000
     assert sum(told) == reader.n_bytes == path.stat().st_size
     assert all(n >= 0 for n in told)
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                [
-                    "messages",
-                    "role",
-                    "content",
-                    "from",
-                    "value",
-                    "conversations",
-                    "instruction",
-                    "input",
-                    "output",
-                    "history",
-                    "chosen",
-                    "rejected",
-                    "prompt",
-                    "completion",
-                    "text",
-                    "tools",
-                    "tool_calls",
-                    "function",
-                    "name",
-                    "arguments",
-                    "system",
-                    "label",
-                ]
-            ),
-            inner,
-            max_size=5,
-        )
-    ),
-    max_leaves=12,
-)
-
-
-@settings(max_examples=120, deadline=None)
-@given(values=st.lists(json_values, min_size=1, max_size=4))
-def test_fuzzed_records_are_read_or_reported_never_lost(
-    tmp_path_factory: pytest.TempPathFactory, values: list[Any]
-) -> None:
-    path = tmp_path_factory.mktemp("fuzz") / "data.jsonl"
-    lines = [json.dumps(value) for value in [ALPACA, *values]]
-    path.write_text("\n".join(lines))
-    read = read_records([path])
-    assert len(read.records) + len(read.problems) == len(values) + 1
-    numbers = [r.source.number for r in read.records] + [p.source.number for p in read.problems]
-    assert sorted(numbers) == list(range(1, len(values) + 2))
-
-
-@settings(max_examples=120, deadline=None)
-@given(raw=st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
-def test_fuzzed_files_give_records_or_one_error(
-    tmp_path_factory: pytest.TempPathFactory, raw: bytes
-) -> None:
-    path = tmp_path_factory.mktemp("fuzz") / "data"
-    path.write_bytes(raw)
-    try:
-        read = read_records([path])
-    except DataError as error:
-        assert str(path) in error.message
-    else:
-        assert read.records
-
-
-@given(st.text())
-def test_blanking_keeps_every_line_and_all_json(text: str) -> None:
-    value = json.dumps({"a": text, "b": [text]}, ensure_ascii=False)
-    assert blank_out(value) == value
-    assert len(blank_out(text)) == len(text)
-    assert blank_out(text).count("\n") == text.count("\n")
