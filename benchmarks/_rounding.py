@@ -6,7 +6,6 @@ import json
 import math
 import multiprocessing
 import pydoc_data.topics
-import re
 import resource
 import statistics
 import sys
@@ -25,6 +24,7 @@ from llamune.text import Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 WINDOW = 128  # tokens
+PIECE_WORDS = 72  # about as many as fit into a window
 HELD_OUT = 5  # every so many topics of the Python documentation are held out
 TOKENS = {"domain": 1536, "general": 1024, "licence": 1024}  # of each text that is measured on
 
@@ -32,16 +32,17 @@ Logits = list[np.ndarray]
 
 
 def topics(*, held_out: bool) -> list[str]:
-    """Return English technical prose, the reference that Python carries, a paragraph each."""
+    """Return English technical prose, the reference that Python carries, in pieces."""
     names = sorted(pydoc_data.topics.topics)
     chosen = [n for i, n in enumerate(names) if (i % HELD_OUT == 0) == held_out]
     text = "\n\n".join(pydoc_data.topics.topics[name] for name in chosen)
-    paragraphs = (re.sub(r"\s+", " ", part).strip() for part in text.split("\n\n"))
-    return [part for part in paragraphs if len(part) > 200]
+    words = text.split()
+    starts = range(0, len(words) - PIECE_WORDS + 1, PIECE_WORDS)
+    return [" ".join(words[i : i + PIECE_WORDS]) for i in starts]
 
 
 def write_training_data(path: Path) -> None:
-    """Write the domain's training text, a record a paragraph."""
+    """Write the domain's training text, a record a piece."""
     rows = (json.dumps({"text": part}) for part in topics(held_out=False))
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")
 

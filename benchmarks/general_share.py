@@ -66,7 +66,7 @@ def compare(seed: int, folder: Path, kept: Kept, chosen: argparse.Namespace) -> 
     path = starter.fetch()
     run = llamune.tune(
         str(path), data=data, name=f"prose-{seed}", seed=seed, steps=chosen.steps, rank=16,
-        learning_rate=5e-4, batch=4, max_length=128, packing=True, validation=0.0, evaluations=0,
+        learning_rate=5e-4, batch=4, max_length=512, validation=0.0, evaluations=0,
         train_on="all",
     )  # fmt: skip
     rows = []

@@ -81,7 +81,7 @@ def compare(kind: str, seed: int, folder: Path, kept: Kept, *, steps: int, threa
     name = f"{kind}-{seed}".replace("_", "-")
     run = llamune.tune(
         str(base), data=folder / "prose.jsonl", name=name, seed=seed, steps=steps, rank=16,
-        learning_rate=5e-4, batch=4, max_length=128, packing=True, validation=0.0, evaluations=0,
+        learning_rate=5e-4, batch=4, max_length=512, validation=0.0, evaluations=0,
         train_on="all",
     )  # fmt: skip
     adapter = AdapterFile(path=run.adapter_gguf)
