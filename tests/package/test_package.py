@@ -103,6 +103,7 @@ def contents_for(
     fields = {
         "name": name,
         "kind": "adapter",
+        "change": "adapter",
         "gguf": weights / "adapter.gguf",
         "peft": weights / "peft",
         "base_name": "tiny:latest",
@@ -504,7 +505,15 @@ def test_a_merged_package_holds_one_model_file(base: Path, weights: Path, tmp_pa
         assert TARGET in file.tensors
     assert front_matter(tmp_path / "out")["base_model_relation"] == "finetune"
     assert "FROM ./tuned.gguf" in (tmp_path / "out/Modelfile").read_text()
+    assert "folded into its weights" in (tmp_path / "out/CHANGES.md").read_text()
     assert not verify_package(tmp_path / "out").faults
+
+
+def test_an_unchanged_model_is_not_called_changed(base: Path, tmp_path: Path) -> None:
+    publish_model("tiny", base)
+    assert run(["package", "tiny", "--license", "apache-2.0", "-o", str(tmp_path / "out")]) == 0
+    assert "unchanged" in (tmp_path / "out/CHANGES.md").read_text()
+    assert "base_model_relation" not in front_matter(tmp_path / "out")
 
 
 def test_errors_are_of_our_tree() -> None:

@@ -15,8 +15,10 @@ from llamune.files import refuse_existing, sha256_of
 from llamune.gguf import ModelFile
 from llamune.jobs.merging import merge
 from llamune.jobs.preparing import Opened, opened
+from llamune.jobs.products import needs_whole_file
 from llamune.license import Derivative, derive, licences_of
 from llamune.package import (
+    Change,
     Contents,
     Kind,
     PackageError,
@@ -107,12 +109,15 @@ def origin(ref: str) -> tuple[Run | None, Model | None]:
     except LlamuneError:
         model = resolve(ref)
     made_by = model.annotations.get("llamune.run")
-    if made_by and model.adapters:
-        try:
-            return Run.find(made_by), model
-        except RunError:
-            return None, model
-    return None, model
+    if not made_by:
+        return None, model
+    try:
+        run = Run.find(made_by)
+    except RunError:
+        return None, model
+    # a whole file made later of a run's adapter is another product than the run's own
+    is_its_product = bool(model.adapters) or needs_whole_file(run.recipe)
+    return (run if is_its_product else None), model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +134,9 @@ class Maker:
     @property
     def has_adapter(self) -> bool:
         """Whether there is an adapter to pass on."""
-        return self.run is not None or bool(self.model and self.model.adapters)
+        if self.run is not None:
+            return not needs_whole_file(self.run.recipe)
+        return bool(self.model and self.model.adapters)
 
     @property
     def kind(self) -> Kind:
@@ -143,6 +150,17 @@ class Maker:
         if self.wishes.kind is not None:
             return self.wishes.kind
         return "merged" if self.merged_file is not None or not self.has_adapter else "adapter"
+
+    @property
+    def change(self) -> Change:
+        """What was done to the base."""
+        if self.kind == "adapter":
+            return "adapter"
+        if self.run is not None:
+            return "trained" if self.run.recipe.method == "full" else "folded"
+        if self.has_adapter:
+            return "folded"
+        return "tuned" if "llamune.base.name" in self.base.model.annotations else "none"
 
     @property
     def merged_file(self) -> Path | None:
@@ -196,6 +214,7 @@ class Maker:
         return Contents(
             name=self.name,
             kind=self.kind,
+            change=self.change,
             gguf=gguf,
             peft=peft if self.kind == "adapter" and peft.is_dir() else None,
             base_name=record.base.reference if record and record.base else base_name,
@@ -223,7 +242,7 @@ class Maker:
             if self.merged_file is not None:
                 return self.merged_file
             if not self.has_adapter:
-                return self.base.model.path
+                return self.whole_file()
             out = self.scratch / "merged.gguf"
             ref = self.ref if self.model else str(self.base.model)
             adapters = [] if self.model else [self.run.reference if self.run else self.ref]
@@ -236,6 +255,21 @@ class Maker:
         with ModelFile.open(self.base.model.paths) as file:
             write_adapter(adapter, file, out, base_digest=self.base_digest())
         return out
+
+    def whole_file(self) -> Path:
+        """Return the model's own file, where no adapter is to be folded in.
+
+        Raises:
+            PackageError: the run trained a whole file, which is gone.
+        """
+        if self.model is not None:
+            return self.model.path
+        if self.run is not None:
+            raise PackageError(
+                f"{self.ref}: the model file that the run wrote is gone",
+                hint="package the model that it published, or train again",
+            )
+        return self.base.model.path
 
     def only_adapter(self) -> Path:
         """Return the one adapter of a model.

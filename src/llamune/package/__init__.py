@@ -2,6 +2,7 @@
 
 from llamune.package.bom import bill_of_materials
 from llamune.package.contents import (
+    Change,
     Contents,
     Kind,
     PackageError,
@@ -18,6 +19,7 @@ __all__ = [
     "CHECKSUMS",
     "MANIFEST",
     "SIGNATURE",
+    "Change",
     "Contents",
     "Kind",
     "PackageError",

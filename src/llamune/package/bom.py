@@ -36,7 +36,7 @@ def bill_of_materials(contents: Contents, digests: Mapping[str, str]) -> dict[st
         "licenses": [{"license": licence(item.label)} for item in contents.derivative.found],
         "pedigree": {
             "ancestors": [base_component(contents)],
-            "notes": "Changed as CHANGES.md says.",
+            "notes": "CHANGES.md says what was changed.",
             **patches(contents),
         },
         "modelCard": model_card(contents),

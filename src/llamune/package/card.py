@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from llamune.license import Terms, summary_lines
-from llamune.package.contents import Contents
+from llamune.package.contents import Change, Contents
 from llamune.words import Catalogue, catalogue
 
 __all__ = ["changes", "example_script", "model_card", "modelfile", "notice", "use_restrictions"]
@@ -28,6 +29,14 @@ HUB_IDS = {  # what model hubs call these licences; all others are `other` with 
     "CC-BY-NC-SA-4.0": "cc-by-nc-sa-4.0",
 }
 
+CHANGES: Mapping[Change, str] = {
+    "adapter": "a LoRA adapter was trained on the base, whose own file is not part of this package.",
+    "folded": "a LoRA adapter was trained on the base and folded into its weights.",
+    "trained": "the weights of the base were trained further.",
+    "tuned": "the base was fine-tuned.",
+    "none": "packed; the weights are those of the base, unchanged.",
+}
+
 
 def known_terms(contents: Contents) -> list[Terms]:
     """Return the records of the chain's licences."""
@@ -44,9 +53,10 @@ def front_matter(contents: Contents) -> dict[str, Any]:
         matter["license_name"] = " and ".join(record.id for record in records)
         matter["license_link"] = records[0].source
     adapter = contents.kind == "adapter"
+    relation = "adapter" if adapter else "finetune"
     matter |= {
         "base_model": contents.base_name,
-        "base_model_relation": "adapter" if adapter else "finetune",
+        **({} if contents.change == "none" else {"base_model_relation": relation}),
         "library_name": "peft" if adapter and contents.peft else "gguf",
         "pipeline_tag": "text-generation",
         "tags": ["gguf", "llamune", *(["lora"] if adapter else [])],
@@ -65,8 +75,8 @@ def model_card(contents: Contents, *, language: str | None = None) -> str:
     lines = ["---", *matter.splitlines(), "---", "", f"# {contents.name}", ""]
     built = built_with(contents)
     lines += [line for text in built for line in (f"**{text}**", "")]
-    kind = words(f"kind-{contents.kind}", base=contents.base_name)
-    lines += [kind, "", words("base-digest", digest=contents.base_digest), ""]
+    what = words(f"change-{contents.change}", base=contents.base_name)
+    lines += [what, "", words("base-digest", digest=contents.base_digest), ""]
     lines += [f"## {words('head-use')}", "", "```sh", *run_lines(contents), "```", ""]
     if contents.record is not None:
         lines += scores(contents, words) + proof(contents, words) + data(contents, words)
@@ -149,17 +159,13 @@ def notice(contents: Contents) -> str:
 
 def changes(contents: Contents) -> str:
     """Return CHANGES.md: what was changed, when, from which file."""
-    what = (
-        "A LoRA adapter was trained on the base, whose own file is not part of this package."
-        if contents.kind == "adapter"
-        else "A LoRA adapter was trained on the base and folded into its weights."
-    )
+    changed = "" if contents.change == "none" else "These files were changed. "
     lines = [
         "# Changes",
         "",
-        f"These files were changed. Base: {contents.base_name}, {contents.base_digest}.",
+        f"{changed}Base: {contents.base_name}, {contents.base_digest}.",
         "",
-        f"- {contents.created:%Y-%m-%d}: {what}",
+        f"- {contents.created:%Y-%m-%d}: {CHANGES[contents.change]}",
     ]
     record = contents.record
     if record is not None:

@@ -15,6 +15,7 @@ from llamune.package.standard_texts import has_blank, names_its_holder, standard
 from llamune.runs import RunRecord
 
 __all__ = [
+    "Change",
     "Contents",
     "Kind",
     "PackageError",
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 Kind = Literal["adapter", "merged"]
+Change = Literal["adapter", "folded", "trained", "tuned", "none"]
 MARK = re.compile(r"(?P<word>[A-Za-z]{3,})[0-9.]*")  # `gemma` of gemma2
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
@@ -40,6 +42,8 @@ class Contents:
     Args:
         name: what the packaged model is called.
         kind: `adapter` (weights beside a base that is not inside) or `merged` (a whole file).
+        change: what was done to the base: an adapter trained (and `folded` in), every weight
+            `trained`, `tuned` in a way that is not known here, or nothing.
         gguf: the adapter or the merged model as GGUF.
         peft: the adapter as a PEFT folder, or None.
         base_name: what the base is called.
@@ -61,6 +65,7 @@ class Contents:
 
     name: str
     kind: Kind
+    change: Change
     gguf: Path
     base_name: str
     base_digest: str
