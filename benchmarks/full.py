@@ -1,0 +1,204 @@
+"""Every weight trained in its packed blocks, against dense AdamW and LoRA; and 9B in 16 GB.
+
+    python -m benchmarks full                                # hours on two cores
+    python -m benchmarks full --parts quality --ways dense-f32 packed-Q8_0-factored --seeds 1
+    python -m benchmarks full --parts nine --layers 4        # a short look
+
+Parts. `quality`: held-out loss along the way, seconds a step, peak memory and the noise that
+rounding added, for dense AdamW in f32, packed weights at each keep type with each optimizer, and
+LoRA r16 on all linear layers; the same windows of English prose, 4 × 128 tokens a step, the rate of
+each searched first. (Q6_K comes in blocks of 256, which the starter's rows do not divide into: that
+way trains the wide starter.) `long`: the same for the default way and dense on a run ten times as
+long. `served`: the wide starter trained in Q8_0, its loss in llama.cpp at Q8_0, and brought to
+Q4_K_M and Q4_0 by rounding to nearest and by compensated rounding. `nine`: one real step on a model
+with gemma2:9b's shapes and random weights, the process's own memory limited to 16 GB. Each training
+runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks._full_case import WAYS, prose_records, train_case
+from benchmarks._measure import trial
+from benchmarks._nine import one_step, write_model
+
+PARTS = ("quality", "long", "served", "nine")
+FACTORS = (1.0, 4.0, 16.0)
+LENGTH = 128
+LONGER = 10
+LIMIT_BYTES = 16_000_000_000
+FULL_DEPTH = 42
+DEFAULT_WAY = "packed-Q8_0-factored"
+
+
+def main() -> None:
+    """Run the parts, or be one training."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--factors", nargs="+", type=float, default=list(FACTORS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=96)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=FULL_DEPTH, help="of the 9B shape")
+    parser.add_argument("--base-type", default="Q8_0", help="of the 9B shape")
+    parser.add_argument("--length", type=int, default=512, help="tokens of the 9B shape's step")
+    parser.add_argument("--be", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.be:
+        print(json.dumps(be(json.loads(chosen.be))))
+        return
+    figures: dict[str, Any] = {"steps": chosen.steps, "batch": 4, "length": LENGTH}
+    with tempfile.TemporaryDirectory(prefix="llamune-full-") as scratch:
+        os.environ["LLAMUNE_HOME"] = str(Path(scratch) / "home")
+        if "quality" in chosen.parts:
+            figures["quality"] = quality(chosen.ways, chosen, steps=chosen.steps)
+        if "long" in chosen.parts:
+            ways = ("dense-f32", DEFAULT_WAY)
+            figures["long"] = quality(ways, chosen, steps=LONGER * chosen.steps)
+        if "served" in chosen.parts:
+            figures["served"] = served(Path(scratch), chosen)
+        if "nine" in chosen.parts:
+            figures["nine"] = nine(Path(scratch), chosen)
+    print(json.dumps(figures))
+
+
+def be(case: dict[str, Any]) -> dict[str, Any]:
+    """Do one training, or one step, in this process."""
+    path = Path(case.pop("path"))
+    if case.pop("part") == "nine":
+        return one_step(path, **case)
+    return train_case(path=path, length=LENGTH, **case)
+
+
+def case_figures(**case: Any) -> dict[str, Any]:
+    """Do one training in a process of its own."""
+    found = trial("full", "--be", json.dumps(case))
+    print(json.dumps({key: found[key] for key in found if key != "curve"}), flush=True)
+    return found
+
+
+def quality(ways: Sequence[str], chosen: Any, *, steps: int) -> dict[str, Any]:
+    """Search each way's rate with the first seed, then train with the others."""
+    cases, means = [], []
+    for name in ways:
+        path = model_of(name)
+        shared = {
+            "part": "train", "name": name, "path": str(path), "steps": steps,
+            "threads": chosen.threads,
+        }  # fmt: skip
+        tried = {factor: case_figures(**shared, factor=factor, seed=0) for factor in chosen.factors}
+        best = min(tried, key=lambda factor: tried[factor]["loss_after"])
+        seeds = [tried[best]]
+        seeds += [case_figures(**shared, factor=best, seed=seed) for seed in range(1, chosen.seeds)]
+        cases += [*tried.values(), *seeds[1:]]
+        means.append(mean_of(name, seeds))
+    return {"cases": cases, "means": means, "against_dense": against_dense(means)}
+
+
+def model_of(name: str) -> Path:
+    """Return the file that a way trains."""
+    from benchmarks.wide_starter import make
+
+    from llamune.store import starter
+
+    return make() if WAYS[name].wide else starter.fetch()
+
+
+def mean_of(name: str, seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return a way's mean over seeds, with a 95 % interval (normal, over seeds)."""
+    row: dict[str, Any] = {"way": name, "model": seeds[0]["model"], "rate": seeds[0]["rate"]}
+    for key in ("loss_after", "step_seconds", "peak_bytes"):
+        values = [one[key] for one in seeds]
+        spread = statistics.stdev(values) if len(values) > 1 else math.nan
+        half = 1.96 * spread / math.sqrt(len(values))
+        row[key] = {
+            "mean": statistics.mean(values),
+            "half_width": None if math.isnan(half) else half,
+        }
+    row["rounding"] = seeds[0]["rounding"]
+    return row
+
+
+def against_dense(means: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return each way's loss and step time over those of dense AdamW on the same model."""
+    dense = next((row for row in means if row["way"] == "dense-f32"), None)
+    if dense is None:
+        return []
+    return [
+        {
+            "way": row["way"],
+            "loss": row["loss_after"]["mean"] / dense["loss_after"]["mean"],
+            "step_seconds": row["step_seconds"]["mean"] / dense["step_seconds"]["mean"],
+        }
+        for row in means
+        if row["model"] == dense["model"]
+    ]
+
+
+def served(scratch: Path, chosen: Any) -> list[dict[str, Any]]:
+    """Train the wide starter in Q8_0, and measure it in llama.cpp at each final type."""
+    from benchmarks.wide_starter import make
+
+    from llamune.convert import file_type, plan_quantize, quantize
+    from llamune.jobs import opened
+    from llamune.jobs.calibrating import compensated_rounding
+    from llamune.jobs.merge_measures import HeldOut, few_enough, losses_of, reference_of
+
+    made = case_figures(
+        part="train", name=DEFAULT_WAY, path=str(make()), steps=chosen.steps, factor=4.0, seed=0,
+        threads=chosen.threads,
+    )  # fmt: skip
+    trained = Path(made["run_folder"]) / "trained.gguf"
+    rows = []
+    with opened(str(trained)) as base:
+        kept, held = prose_records(base.file, length=LENGTH)
+        few = few_enough(held, base.tokenizer.n_vocab)  # type: ignore[arg-type]  # ids and masks are all it reads
+        held_out = HeldOut(records=few, source="held-out prose")
+        before = losses_of([make()], held_out, n_threads=1).loss
+        reference = reference_of([trained], held_out, n_threads=1)
+        rows.append({"type": "Q8_0", "round": "trained", "loss": reference.loss, "kl": 0.0,
+                     "before": before})  # fmt: skip
+        print(json.dumps(rows[-1]), flush=True)
+        linear = {rule.gguf for rule in base.family.rules.values() if rule.role == "linear"}
+        for kind in ("Q4_K_M", "Q4_0"):
+            plan = plan_quantize(base.file, file_type(kind))
+            for name in ("nearest", "compensated"):
+                rounding = None
+                if name == "compensated":
+                    rounding = compensated_rounding(
+                        base,
+                        [window.ids for window in kept],
+                        types={one: plan.types[one] for one in plan.changed if one in linear},
+                        weight_of=base.file.floats,
+                        identity={"trained": str(trained)},
+                    )
+                out = scratch / "served.gguf"
+                quantize(plan, out, round=rounding, requantize=True, replace=True)
+                found = losses_of([out], held_out, reference=reference, n_threads=1)
+                rows.append({"type": kind, "round": name, "loss": found.loss, "kl": found.kl})
+                print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def nine(scratch: Path, chosen: Any) -> dict[str, Any]:
+    """Make one step on the 9B shape within 16 GB."""
+    path = scratch / "nine.gguf"
+    write_model(path, n_layer=chosen.layers, kind=chosen.base_type)
+    return case_figures(
+        part="nine", path=str(path), limit_bytes=LIMIT_BYTES, length=chosen.length,
+        optimizer="factored", threads=chosen.threads,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
