@@ -30,7 +30,7 @@ HUB_IDS = {  # what model hubs call these licences; all others are `other` with 
 }
 
 CHANGES: Mapping[Change, str] = {
-    "adapter": "a LoRA adapter was trained on the base, whose own file is not part of this package.",
+    "adapter": "a LoRA adapter was trained on the base, whose file is not part of this package.",
     "folded": "a LoRA adapter was trained on the base and folded into its weights.",
     "trained": "the weights of the base were trained further.",
     "tuned": "the base was fine-tuned.",
