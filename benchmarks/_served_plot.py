@@ -38,7 +38,7 @@ def main() -> None:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=1, fontsize=8)
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    canvas.print_svg(str(OUT), metadata={"Date": None})
+    canvas.print_figure(str(OUT), format="svg", metadata={"Date": None})
     # editors and git like lines that do not end in blanks
     lines = OUT.read_text(encoding="utf-8").splitlines()
     OUT.write_text("".join(f"{line.rstrip()}\n" for line in lines), encoding="utf-8")

@@ -10,12 +10,13 @@ bitsandbytes NF4, NF4 with Liger's kernels, and Unsloth, where they are installe
 rank (8 on q/k/v/o), same tokens, same AdamW; each in a process of its own, so that its peak is its
 own. Memory is counted above that of a process that has imported the same libraries. Floating-point
 use is held against matrix products of the model's own shapes on the same machine, in float32 and in
-bfloat16. A contestant whose step would take minutes by that measurement is left out, and it says so.
+bfloat16. A contestant whose step would take minutes by that measure is left out, and it says so.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import pydoc_data.topics
@@ -222,9 +223,10 @@ def trl_loop(device: Any) -> Race:
         model = lora(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device))
 
     def race(data: Sequence[Any]) -> tuple[list[float], list[float]]:
-        from datasets import Dataset
         from transformers import TrainerCallback
-        from trl import SFTConfig, SFTTrainer
+
+        dataset = importlib.import_module("datasets").Dataset
+        trl = importlib.import_module("trl")
 
         marks: list[float] = []
 
@@ -237,7 +239,7 @@ def trl_loop(device: Any) -> Race:
 
         rows = [row.tolist() for ids in data for row in ids]
         with tempfile.TemporaryDirectory() as folder:
-            settings = SFTConfig(
+            settings = trl.SFTConfig(
                 output_dir=folder, per_device_train_batch_size=len(data[0]),
                 max_steps=len(data), learning_rate=LEARNING_RATE, lr_scheduler_type="constant",
                 weight_decay=0.0, max_grad_norm=0.0, max_length=len(rows[0]), packing=False,
@@ -246,10 +248,10 @@ def trl_loop(device: Any) -> Race:
                 train_sampling_strategy="sequential", dataloader_pin_memory=False,
                 dataset_kwargs={"skip_prepare_dataset": True},
             )  # fmt: skip
-            trainer = SFTTrainer(
+            trainer = trl.SFTTrainer(
                 model=model,
                 args=settings,
-                train_dataset=Dataset.from_dict({"input_ids": rows}),
+                train_dataset=dataset.from_dict({"input_ids": rows}),
                 processing_class=tokenizer(),
                 callbacks=[Clock()],
             )
@@ -319,9 +321,7 @@ def nf4_loop(device: Any, *, liger: bool = False) -> Race:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     if liger:
-        from liger_kernel.transformers import apply_liger_kernel_to_llama
-
-        apply_liger_kernel_to_llama()
+        importlib.import_module("liger_kernel.transformers").apply_liger_kernel_to_llama()
     with dense_folder("BF16") as folder:
         settings = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -339,14 +339,11 @@ def nf4_loop(device: Any, *, liger: bool = False) -> Race:
 
 def unsloth_loop(device: Any) -> Race:
     """Unsloth's own 4-bit loading, kernels and adapter."""
-    from unsloth import FastLanguageModel
-
+    loader = importlib.import_module("unsloth").FastLanguageModel
     _ = device  # Unsloth takes the first GPU by itself
     with dense_folder("BF16") as folder:
-        model, _tokenizer = FastLanguageModel.from_pretrained(
-            folder, max_seq_length=2048, load_in_4bit=True
-        )
-        model = FastLanguageModel.get_peft_model(
+        model, _tokenizer = loader.from_pretrained(folder, max_seq_length=2048, load_in_4bit=True)
+        model = loader.get_peft_model(
             model, r=RANK, lora_alpha=32, lora_dropout=0.0, target_modules=list(TARGETS),
             bias="none", use_gradient_checkpointing=False, random_state=0,
         )  # fmt: skip

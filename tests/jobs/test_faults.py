@@ -71,13 +71,11 @@ def test_a_full_disk_stops_with_one_line_and_the_run_goes_on_from_its_last_check
 
 
 def test_losses_go_to_a_tracker_too(tiny_base: Path, examples: Path) -> None:
-    pytest.importorskip("tensorboard")
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = tune(str(tiny_base), data=examples, name="colours", report_to="tensorboard", **QUICK)
     written = list(run.folder.rglob("events.out.tfevents.*"))
     assert written
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(written[0].parent)).Reload()
+    events = reader.EventAccumulator(str(written[0].parent)).Reload()
     logged = [round(event.value, 4) for event in events.Scalars("train/loss")]
     ours = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
     assert logged == pytest.approx([one["loss"] for one in ours if "loss" in one], abs=1e-3)

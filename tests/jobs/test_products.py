@@ -155,15 +155,13 @@ def test_a_failed_proof_is_no_success(
     import dataclasses
 
     from llamune.errors import AnswerNo
-    from llamune.jobs import finishing
-
-    real = finishing.prove
+    from llamune.evaluate import prove
 
     def wrong(*arguments: Any, **options: Any) -> Any:
-        proof = real(*arguments, **options)
+        proof = prove(*arguments, **options)
         return dataclasses.replace(proof, verdict="fail", reasons=("it differs",))
 
-    monkeypatch.setattr(finishing, "prove", wrong)
+    monkeypatch.setattr("llamune.jobs.finishing.prove", wrong)
     run = tune(str(tiny_base), data=examples, name="colours", **QUICK)
     assert run.record.state == "failed"
     assert run.record.fault == "the proof failed: it differs"
