@@ -1,7 +1,7 @@
 """Votes between two answers, and what they say of the models: Bradley–Terry ratings.
 
 Sources: Bradley and Terry 1952; Hunter 2004 (the iteration); Chatbot Arena (scale 400 around
-1000, a tie counts half for each, intervals by resampling votes).
+1000, a tie counts half for each).
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ Doubles = npt.NDArray[np.float64]
 Winner = Literal["left", "right", "tie"]
 
 SCALE, MIDDLE = 400.0, 1000.0
-N_RESAMPLES = 500
-SEED = 20_240_602
+NORMAL_95 = 1.959964  # half the width of a normal distribution's 95 % interval
 PRIOR_TIES = 0.5
 """virtual ties a pair: without them one that never lost would be infinitely strong"""
 MAX_ROUNDS = 1000
@@ -101,19 +100,14 @@ def ratings_of(votes: Sequence[Vote]) -> list[Rating]:
     points = np.array([{"left": 1.0, "tie": 0.5, "right": 0.0}[vote.winner] for vote in votes])
     wins = table_of(left, right, points, len(models))
     rated = strengths(wins)
-    random = np.random.default_rng(SEED)
-    drawn = [
-        table_of(left[chosen], right[chosen], points[chosen], len(models))
-        for chosen in (random.integers(0, len(votes), len(votes)) for _ in range(N_RESAMPLES))
-    ]
-    low, high = np.quantile(strengths(np.array(drawn)), [0.025, 0.975], axis=0)
+    margin = NORMAL_95 * standard_errors(wins, rated)
     played = (wins + wins.T).sum(1)
     found = [
         Rating(
             model=name,
             rating=float(rated[place]),
-            low=float(low[place]),
-            high=float(high[place]),
+            low=float(rated[place] - margin[place]),
+            high=float(rated[place] + margin[place]),
             n_votes=round(played[place]),
             win_rate=float(wins[place].sum() / played[place]),
         )
@@ -132,23 +126,45 @@ def table_of(
     return wins
 
 
+def games_of(wins: Doubles) -> Doubles:
+    """Return how often each pair met, (n, n), virtual ties included."""
+    return wins + wins.T + PRIOR_TIES * (1 - np.eye(len(wins)))
+
+
 def strengths(wins: Doubles) -> Doubles:
-    """Return the ratings, (…, n), that make votes likeliest, virtual ties included.
+    """Return the ratings, (n,), that make votes likeliest, virtual ties included.
 
     Args:
-        wins: how often each model beat each other, (…, n, n): all resamples at once.
+        wins: how often each model beat each other, (n, n).
     """
-    n = wins.shape[-1]
-    wins = wins + PRIOR_TIES / 2 * (1 - np.eye(n))
-    games = wins + wins.swapaxes(-1, -2)
-    total = wins.sum(-1)
-    power = np.ones(wins.shape[:-1])
+    games = games_of(wins)
+    total = (wins + PRIOR_TIES / 2 * (1 - np.eye(len(wins)))).sum(1)
+    power = np.ones(len(wins))
     for _ in range(MAX_ROUNDS):
-        new = total / (games / (power[..., :, None] + power[..., None, :])).sum(-1)
-        new /= np.exp(np.log(new).mean(-1, keepdims=True))
+        new = total / (games / (power[:, None] + power)).sum(1)
+        new /= np.exp(np.log(new).mean())
         change = np.abs(np.log(new / power)).max()
         power = new
         if change < TOLERANCE:
             break
     rated: Doubles = MIDDLE + SCALE / math.log(10) * np.log(power)
     return rated
+
+
+def standard_errors(wins: Doubles, rated: Doubles) -> Doubles:
+    """Return the standard error of each rating, (n,), in rating points.
+
+    By the curvature of the likelihood (Fisher's information): resampling a handful of equal votes
+    would show no spread at all and call two ties certainty.
+
+    Args:
+        wins: how often each model beat each other, (n, n).
+        rated: the ratings, (n,).
+    """
+    points_a_nat = SCALE / math.log(10)
+    chance = 1 / (1 + np.exp((rated - rated[:, None]) / points_a_nat))
+    shared = games_of(wins) * chance * (1 - chance)
+    information = np.diag(shared.sum(1)) - shared
+    # one direction, all ratings moved together, is not in the votes: the mean is fixed
+    errors: Doubles = points_a_nat * np.sqrt(np.diag(np.linalg.pinv(information, hermitian=True)))
+    return errors
