@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks._headlines import headlines
 from benchmarks._markdown import table
 from benchmarks._measure import HERE
+from benchmarks._plan_tables import plan, plan_machines
 from benchmarks._rounding_tables import general_share, merge, quantize_quality
 
 RESULTS = HERE / "results"
@@ -125,9 +126,10 @@ def unpack(figures: Figures) -> str:
     return table(headings, rows)
 
 
-WORKS = (quality, quantize, load, unpack, merge, quantize_quality, general_share)
+WORKS = (quality, quantize, load, unpack, merge, quantize_quality, general_share, plan)
 TABLES: Mapping[str, Callable[[], str]] = {
     **{work.__name__: partial(sourced, work) for work in WORKS},
+    "plan_machines": plan_machines,
     "headlines": partial(headlines, "en"),
     "headlines_ja": partial(headlines, "ja"),
 }

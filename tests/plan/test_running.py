@@ -13,6 +13,8 @@ from llamune.convert import file_type, predict_size
 from llamune.errors import LlamuneError
 from llamune.gguf import ModelFile
 from llamune.plan import (
+    MERGE_TYPES,
+    PastRun,
     Settings,
     Work,
     cache_bytes,
@@ -213,6 +215,50 @@ def test_advice_follows_purpose_data_and_type() -> None:
     assert recommend(published_shape("gemma2:9b", kind="Q8_0")).store == "merged"
     flood = recommend(shape, n_records=1_000_000, n_tokens=10**9)
     assert flood.rank > 32
+
+
+def past(number: int, *, rank: int, loss: float, seconds: float, data: str = "a") -> PastRun:
+    return PastRun(
+        name=f"m:latest#{number}",
+        kind="lora",
+        rank=rank,
+        fingerprint=data,
+        loss_before=3.0,
+        loss=loss,
+        scores=(("exact match", 0.2, 0.7),),
+        seconds=seconds,
+        tokens_per_second=100.0,
+    )
+
+
+def test_what_runs_measured_goes_before_the_rules() -> None:
+    shape = published_shape("gemma2:9b")
+    runs = [
+        past(3, rank=4, loss=2.2, seconds=50),
+        past(2, rank=64, loss=2.19, seconds=90),  # within one per cent, and slower
+        past(1, rank=8, loss=2.5, seconds=10),
+        past(0, rank=256, loss=1.0, seconds=10, data="other"),
+    ]
+    advised = recommend(shape, past=runs)
+    assert (advised.method, advised.rank) == ("lora", 4)
+    assert "m:latest#3" in advised.reasons[0]
+    assert "exact match 0.2 to 0.7, 100 tokens/s" in advised.reasons[0]
+    assert "best of 3 runs" in advised.reasons[0]
+
+
+def test_the_type_to_merge_into_is_the_finest_that_runs_here() -> None:
+    shape = published_shape("gemma2:9b")
+    sizes = {kind: published_shape("gemma2:9b", kind=kind).file_bytes for kind in MERGE_TYPES}
+    chosen = [
+        recommend(shape, sizes=sizes, running_bytes=2 << 30, budget_bytes=size << 30).merge_type
+        for size in (16, 12, 10, 6)
+    ]
+    assert chosen == ["Q8_0", "Q6_K", "Q5_K_M", "Q4_0"]
+
+
+def test_a_name_without_a_tag_is_the_latest() -> None:
+    assert published_shape("phi3.5").name == "phi3.5:3.8b"
+    assert published_shape("gemma2:latest").name == "gemma2:9b"
 
 
 def test_disk_and_bandwidth() -> None:

@@ -26,13 +26,15 @@ from llamune.plan import (
     largest_micro_batch,
     lora_parameters,
     plan_settings,
+    refit,
     shape_of,
     speed_of,
     training_memory,
     training_time,
     verdict,
 )
-from llamune.plan.timing import padded_tokens
+from llamune.plan.timing import calibrated_speed, padded_tokens
+from llamune.runs import Line, StepSpeed
 
 GEMMA2_9B = Shape(
     name="gemma2:9b",
@@ -200,6 +202,36 @@ def test_padding_never_makes_fewer_tokens(
     padded = padded_tokens(lengths, micro_batch=micro_batch, **options)
     assert padded <= steps * batch * min(512, max(lengths))
     assert padded >= steps * batch * min(512, *lengths) * 0.99 - 1
+
+
+def test_the_first_steps_fit_the_forecast_again() -> None:
+    speed = speed_of(SMALL, n_parameters=9_000_000_000, measured=[4160.0])
+    planned = training_time(GEMMA2_9B, Settings(), WORK, speed)
+    assert refit(planned, share=0.1, steps_done=2, seconds=500.0) is None  # too few steps
+    assert refit(planned, share=0.1, steps_done=10, seconds=3.0) is None  # too short
+    fitted = refit(planned, share=0.1, steps_done=10, seconds=500.0)
+    assert fitted is not None
+    assert fitted.low < 5000 < fitted.high < 1.12 * 5000
+    done = refit(planned, share=1.0, steps_done=100, seconds=5000.0)
+    assert done is not None
+    assert done.low == done.high == 5000.0
+
+
+def test_calibrated_steps_give_their_own_time_back() -> None:
+    steps = StepSpeed(
+        block=Line(start=0.5, each=0.01), rest=Line(start=0.2, each=0.004), length=512,
+        compute_type="float32",
+    )  # fmt: skip
+    settings = Settings(micro_batch=1, length=256)
+    work = Work(steps=10, tokens=2560, mean_length=256)
+    speed = calibrated_speed(GEMMA2_9B, settings, work, steps)
+    seconds = 10 * (42 * (0.5 + 256 * 0.01) + 0.2 + 256 * 0.004)
+    assert training_time(GEMMA2_9B, settings, work, speed).middle == pytest.approx(
+        seconds, rel=0.01
+    )
+    again = calibrated_speed(GEMMA2_9B, replace(settings, recompute=True), work, steps)
+    slower = training_time(GEMMA2_9B, replace(settings, recompute=True), work, again).middle
+    assert 1.4 * seconds < slower < 1.55 * seconds
 
 
 # -- machines ---------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from llamune.plan import (
     past_runs,
     plan_settings,
     power_cost,
+    published_license,
     published_shape,
     recommend,
     running_memory,
@@ -240,7 +241,7 @@ def know(ref: str, *, kind: str | None) -> Known:
     except UnknownModelError:
         shape = published_shape(ref, kind=kind)
         sizes = {kind: published_shape(ref, kind=kind).file_bytes for kind in SIZED_TYPES}
-        permitted = answers({}, (), [shape.name])
+        permitted = answers({"general.license": published_license(ref)}, (), [shape.name])
         return Known(shape=shape, source="published sizes", permitted=permitted, sizes=sizes)
     with ModelFile.open(model.paths, mapped=False) as file:
         name = str(model.name) if model.name is not None else model.path.name

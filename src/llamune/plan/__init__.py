@@ -20,7 +20,7 @@ from llamune.plan.profiles import (
     machine_of_memory,
     profiles,
 )
-from llamune.plan.published import known_models, published_shape
+from llamune.plan.published import known_models, published_license, published_shape
 from llamune.plan.recommend import MERGE_TYPES, PURPOSES, Purpose, Recommendation, recommend
 from llamune.plan.refit import refit
 from llamune.plan.running import CACHE_TYPES, cache_bytes, compute_bytes, running_memory
@@ -90,6 +90,7 @@ __all__ = [
     "plan_training",
     "power_cost",
     "profiles",
+    "published_license",
     "published_shape",
     "recommend",
     "refit",

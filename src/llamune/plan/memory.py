@@ -7,7 +7,7 @@ measured peaks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llamune.plan.full import full_parts, layer_scratch
 from llamune.plan.settings import F32_BYTES, TYPE_BYTES, Settings, lora_parameters
@@ -15,14 +15,16 @@ from llamune.plan.shape import ATTENTION, Shape
 
 __all__ = ["MemoryPlan", "Part", "training_memory"]
 
-# Python, torch, transformers and PEFT, which unpacks weights for a moment while it attaches
-PROGRAM_BYTES = {"cpu": 700 << 20, "mps": 700 << 20, "cuda": 0}
+# Python, torch, transformers and PEFT, measured by `benchmarks/plan.py`
+PROGRAM_BYTES = {"cpu": 520 << 20, "mps": 520 << 20, "cuda": 0}
 COMPILER_BYTES = 90 << 20  # what torch.compile adds to the process
 LOGITS_CHUNK_BYTES = 128 << 20  # nn.loss cuts positions so that a chunk's logits stay below
 OUTPUT_SLICE_BYTES = 128 << 20  # and unpacks the output matrix in slices of this size
 ADAM_STATES = 2  # first and second moment of each trained number
-# holes that an allocator leaves between what is kept: glibc's heap many, CUDA's pool few
-FRAGMENTATION = {"cpu": 1.6, "mps": 1.1, "cuda": 1.05}
+# holes that an allocator leaves, as a share of all layers' activations: glibc's heap many; few in
+# the pools of GPUs, where layers are compiled, or where `train` has freed memory given back at once
+HOLES = {"cpu": 0.95, "mps": 0.1, "cuda": 0.05}
+FEW_HOLES = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +80,8 @@ def training_memory(
         factor: correction from past runs.
     """
     parts = [program(device, settings), *held_parts(shape, settings)]
-    parts += [activations(shape, settings, FRAGMENTATION[device]), loss_buffers(shape, settings)]
-    parts += [scratch(shape, settings)]
+    parts += [activations(shape, settings), holes(shape, settings, device)]
+    parts += [loss_buffers(shape, settings), scratch(shape, settings)]
     placed = tuple(
         Part(key=key, nbytes=int(nbytes), place=place, formula=formula)
         for key, nbytes, formula in parts
@@ -141,22 +143,30 @@ def kept_bytes_per_token(shape: Shape, settings: Settings) -> float:
     return kept
 
 
-def activations(shape: Shape, settings: Settings, holes: float) -> tuple[str, float, str]:
-    """Return what forward keeps for backward, with the holes that the allocator leaves."""
+def activations(shape: Shape, settings: Settings) -> tuple[str, float, str]:
+    """Return what forward keeps for backward."""
     per_token = kept_bytes_per_token(shape, settings)
-    width = TYPE_BYTES[settings.compute_type]
     tokens = settings.tokens
-    if settings.recompute:
-        border = shape.d_model * width
-        nbytes = tokens * (shape.n_layer * border + per_token)
-        formula = (
-            f"{tokens:,} tokens × ({shape.n_layer} layers × {border:,} bytes kept "
-            f"+ one layer × {per_token:,.0f} bytes)"
-        )
-    else:
-        nbytes = tokens * shape.n_layer * per_token
+    if not settings.recompute:
         formula = f"{tokens:,} tokens × {shape.n_layer} layers × {per_token:,.0f} bytes"
-    return "activations", nbytes * holes, f"{formula} × {holes:g} for holes between them"
+        return "activations", tokens * shape.n_layer * per_token, formula
+    border = shape.d_model * TYPE_BYTES[settings.compute_type]
+    formula = (
+        f"{tokens:,} tokens × ({shape.n_layer} layers × {border:,} bytes kept "
+        f"+ one layer × {per_token:,.0f} bytes)"
+    )
+    return "activations", tokens * (shape.n_layer * border + per_token), formula
+
+
+def holes(shape: Shape, settings: Settings, device: str) -> tuple[str, float, str]:
+    """Return what the allocator leaves unused between activations.
+
+    Source: measured peaks of the resident set (`benchmarks/plan.py`).
+    """
+    few = settings.compiled or settings.recompute
+    share = min(HOLES[device], FEW_HOLES) if few else HOLES[device]
+    _, kept, _ = activations(shape, replace(settings, recompute=False))
+    return "holes", kept * share, f"{share:g} × all layers' activations, {kept:,.0f} bytes"
 
 
 def loss_buffers(shape: Shape, settings: Settings) -> tuple[str, float, str]:

@@ -13,7 +13,7 @@ from llamune.errors import LlamuneError
 from llamune.gguf import TensorInfo, quant_type
 from llamune.plan.shape import Linear, Shape
 
-__all__ = ["known_models", "published_shape"]
+__all__ = ["known_models", "published_license", "published_shape"]
 
 F16, F32 = quant_type("F16"), quant_type("F32")
 TOKENIZER_BYTES_PER_TOKEN = 24  # text, score and type of a token; merges are about as much again
@@ -39,6 +39,11 @@ def full_name(name: str) -> str:
     """Return a model's name with its tag: `phi3.5` and `phi3.5:latest` are `phi3.5:3.8b`."""
     short = name.lower().removesuffix(":latest")
     return str(tables()["latest"].get(short, short))
+
+
+def published_license(name: str) -> str:
+    """Return the identifier of a known model's licence, as its maker's card gives it."""
+    return str(known_models()[full_name(name)]["license"])
 
 
 def published_shape(name: str, *, kind: str | None = None) -> Shape:

@@ -257,7 +257,7 @@ def worth_compiling(plan: Plan) -> bool:
     """Return whether compiling the decoder layers earns back what it takes."""
     large = plan.shape.multiplying_parameters >= COMPILE_FROM_PARAMETERS
     able = plan.machine.has_compiler or plan.machine.device == "cuda"
-    return large and able and plan.time.low >= WORTH_COMPILING_SECONDS
+    return plan.settings.is_adapter and large and able and plan.time.low >= WORTH_COMPILING_SECONDS
 
 
 def plan_settings(
