@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import gguf
 from llamune.cli._main import run
 from llamune.convert import file_type, plan_quantize, quantize, read_importance
 from llamune.engine import prompt_logits
@@ -77,6 +78,14 @@ def test_an_importance_matrix_is_one_that_the_quantizer_takes(
 ) -> None:
     matrix = tmp_path / "imatrix.gguf"
     assert run(["imatrix", str(model), "-o", str(matrix), "--data", str(data)]) == 0
+    judge = gguf.GGUFReader(matrix)  # names as llama.cpp's loader asks for them
+    assert judge.fields[gguf.Keys.General.TYPE].contents() == gguf.GGUFType.IMATRIX
+    assert judge.fields[gguf.Keys.IMatrix.DATASETS].contents() == [data.name]
+    n_chunks = judge.fields[gguf.Keys.IMatrix.CHUNK_COUNT].contents()
+    chunk = judge.fields[gguf.Keys.IMatrix.CHUNK_SIZE].contents()
+    sums = {tensor.name: tensor for tensor in judge.tensors}
+    assert sums["blk.0.ffn_down.weight.counts"].data.item() == n_chunks * chunk
+    assert sums["blk.0.ffn_down.weight.in_sum2"].data.shape == (1, 512)
     importance = read_importance(matrix)
     with ModelFile.open(model) as file:
         for name, weights in importance.weights.items():
