@@ -405,7 +405,11 @@ def finish(
     base = prepared.opened
     digest = base.model.digest or f"sha256:{run.record.base.sha256_before}"  # type: ignore[union-attr]  # set by `begin`
     product = product_of(run, prepared, digest=digest, on_event=on_event)
-    files = {"adapter": run.adapter, **product.files, **drawn_loss(run)}
+    files = {
+        **({"adapter": run.adapter} if prepared.recipe.is_adapter else {}),
+        **product.files,
+        **drawn_loss(run),
+    }
     run.update(files=files)
     on_event(Stage(name="proving that served = trained"))
     proof = prove_run(run, base, product, on_event=on_event)

@@ -112,6 +112,9 @@ def widen(
 ) -> None:
     """Write a model with some tensors in other types, rounded to nearest, whole or not at all.
 
+    Scales get a little room, unlike ggml's: a block whose largest weight moves out would be
+    rounded anew as a whole, and that of a 4-bit base does so in almost every block.
+
     Args:
         file: the base.
         types: tensor name -> new type.
@@ -125,7 +128,7 @@ def widen(
         def chunks() -> Iterator[Bytes]:
             for start, stop in row_slices(info.n_rows, info.n_columns):
                 floats = rows_to_floats(file.packed(name, start, stop), info.type)
-                yield floats_to_rows(floats, kind)
+                yield packed_with_room(floats, kind)
 
         return Replaced(type=kind, chunks=chunks)
 
@@ -135,6 +138,20 @@ def widen(
         if kind != file.tensors[name].type
     }
     write_replaced(file, changed, out, advance=advance)
+
+
+def packed_with_room(floats: np.ndarray[Any, np.dtype[np.float32]], kind: QuantType) -> Bytes:
+    """Return rows packed to nearest, as they will be packed again while they are trained."""
+    if kind.name == "F32":
+        return floats_to_rows(floats, kind)
+    import torch
+
+    from llamune.nn import repack
+
+    values = torch.from_numpy(floats)
+    packed = torch.zeros((len(floats), kind.row_bytes(floats.shape[1])), dtype=torch.uint8)
+    repack(packed, values, kind.name, torch.full(values.shape, 0.5))
+    return packed.numpy()
 
 
 def write_replaced(

@@ -19,6 +19,9 @@ __all__ = ["NoiseForecast", "forecast_noise"]
 SAMPLED_ROWS = 16  # of each weight
 MEAN_MOVE = {"factored": 0.8, "adamw8": 0.3}
 """optimizer -> mean size of a weight's update, in units of the rate (measured)"""
+REGROWN = 1.0
+"""times the type's own variance: in a base that has the keep type already, the scale of every
+other block has to grow once, and its weights are rounded anew (step² / 6)"""
 FINER = {"Q6_K": ("Q8_0", "BF16"), "Q8_0": ("BF16",)}
 """keep type -> types with smaller steps"""
 
@@ -73,12 +76,14 @@ def forecast_noise(
     found = []
     for kind in (recipe.keep_type, *FINER.get(recipe.keep_type, ())):
         step, square = mean_steps(file, wanted, kind)
+        own = square / 12
+        is_native = all(file.tensors[name].type.name == kind for name in wanted)
         found.append(
             NoiseForecast(
                 kind=kind,
                 learning_rate=recipe.learning_rate,
-                own=math.sqrt(square / 12),
-                added=math.sqrt(way * step),
+                own=math.sqrt(own),
+                added=math.sqrt(way * step + own * (REGROWN if is_native else 0.0)),
             )
         )
     return tuple(found)
