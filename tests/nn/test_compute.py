@@ -12,6 +12,7 @@ from llamune.arch import Family, describe
 from llamune.errors import UnsupportedError
 from llamune.gguf import ModelFile
 from llamune.nn import best_device, choose_compute, compute
+from llamune.runs import machine, measuring
 from tests.tiny import tiny_model
 
 CPU = torch.device("cpu")
@@ -21,6 +22,13 @@ CPU = torch.device("cpu")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
     path: Path = tiny_model(tmp_path_factory.mktemp("tiny"))
     return describe(ModelFile.open(path))
+
+
+@pytest.fixture(autouse=True)
+def left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other program disturbs a trial, and none is remembered from another test."""
+    monkeypatch.setattr(compute, "disturbed_trials", {})
+    monkeypatch.setattr(measuring.Others, "disturbed", lambda _self, _threads: False)
 
 
 def speeds(table: dict[torch.dtype, float]):  # type: ignore[no-untyped-def]
@@ -55,6 +63,19 @@ def test_what_was_measured_is_kept(family: Family, monkeypatch: pytest.MonkeyPat
     first = choose_compute(family, "cpu", n_threads=1)
     monkeypatch.setattr(compute, "timed", speeds({torch.float32: 1.0, torch.bfloat16: 50.0}))
     assert choose_compute(family, "cpu", n_threads=1) == first
+
+
+def test_a_trial_beside_busy_programs_serves_this_process_alone(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring.Others, "disturbed", lambda _self, _threads: True)
+    monkeypatch.setattr(compute, "timed", speeds({torch.float32: 5.0, torch.bfloat16: 1.0}))
+    first = choose_compute(family, "cpu", n_threads=1)
+    assert not first.kept
+    assert not machine.facts("compute")
+    monkeypatch.setattr(compute, "timed", speeds({torch.float32: 1.0, torch.bfloat16: 50.0}))
+    assert choose_compute(family, "cpu", n_threads=1) == first  # it does not change its mind
+    assert choose_compute(family, "cpu", n_threads=1, again=True).dtype == "bfloat16"
 
 
 def test_a_type_that_the_device_lacks_counts_as_none(
