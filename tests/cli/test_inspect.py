@@ -59,6 +59,7 @@ def test_inspect_every_block_and_key(
 def test_inspect_one_tensor(capsys: pytest.CaptureFixture[str], starter_path: Path) -> None:
     text = run(capsys, "inspect", starter_path, "--tensor", "blk.0.attn_q.weight")
     assert "576 x 576 = 331,776 weights" in text
+    assert max(len(line) for line in text.splitlines()) <= 80
     assert "####" in text
     found = run_json(capsys, "inspect", starter_path, "--tensor", "blk.0.attn_q.weight")
     assert sum(found["histogram"]["counts"]) == 331_776
@@ -126,6 +127,8 @@ def test_diff_and_inspect_of_an_adapter(
 def test_neighbors(capsys: pytest.CaptureFixture[str], starter_path: Path) -> None:
     text = run(capsys, "neighbors", starter_path, "cat", "猫", "--count", 3)
     assert "猫: 3 tokens" in text
+    many = run(capsys, "neighbors", starter_path, "antidisestablishmentarianism 自動車")
+    assert max(len(line) for line in many.splitlines()) <= 80
     found = run_json(capsys, "neighbors", starter_path, "cat", "dog", "--count", 3)
     assert found[0]["cosine_to"]["dog"] == pytest.approx(0.561, abs=1e-3)
     assert len(found[1]["nearest"]) == 3

@@ -114,12 +114,17 @@ def report(
 
 def show_facts(model: Model, file: ModelFile, summary: Summary) -> None:
     """Print the facts, a line each."""
+    show_grid(_facts.facts(model, file, summary))
+
+
+def show_grid(rows: Iterable[tuple[str, str]]) -> None:
+    """Print labels and texts in two columns, long texts wrapped."""
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for label, text in _facts.facts(model, file, summary):
+    for label, text in rows:
         grid.add_row(label, _screen.plain(text))
     _screen.show(grid)
 
@@ -260,8 +265,7 @@ def show_tensor(file: ModelFile, name: str, *, as_json: bool) -> None:
     }
     if found.n_not_finite:
         lines["not finite"] = f"{found.n_not_finite:,}"
-    for label, text in lines.items():
-        _screen.data(_screen.plain(f"{label:<10}  {text}"))
+    show_grid(lines.items())
     most = max(found.counts, default=0)
     if most:
         _screen.data("")

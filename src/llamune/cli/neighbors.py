@@ -24,6 +24,8 @@ def command(
     Near means a small angle between rows of the token embedding: cosine 1 is the same
     direction. A word of several tokens is the mean of their rows.
     """
+    from rich.text import Text
+
     from llamune.anatomy import cosines, find_words, nearest
     from llamune.gguf import ModelFile
     from llamune.store import resolve
@@ -54,7 +56,7 @@ def command(
         )
         return
     for word in words:
-        _screen.data(_screen.plain(tokens_text(word, tokenizer)))
+        _screen.show(Text(_screen.plain(tokens_text(word, tokenizer))))
     if len(words) > 1:
         show_cosines(words, between)
     show_nearest(words, around)
