@@ -122,7 +122,7 @@ def refuse_judged(record: Record, *, chosen: bool) -> None:
             f"record {record.source.number} is a preference pair",
             path=path,
             line=line,
-            hint="`llamune data convert --chosen` takes the better answer of each",
+            hint="`--chosen` trains on the better answer of each",
         )
     if record.label is False:
         raise DataError(
