@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llamune.cli._main import run
-from llamune.runs import Line, measuring
+from llamune.runs import Line, check_choices, measuring
 from llamune.runs import machine as this_machine
 from tests.tiny import tiny_model
 
@@ -61,6 +61,27 @@ def test_a_trial_beside_busy_programs_is_used_but_not_kept(
     assert "not kept" in capsys.readouterr().err
     assert not this_machine.facts("compute")
     assert not this_machine.facts("steps")
+
+
+def test_the_first_long_training_measures_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    from llamune.jobs import opened, prepare_training
+    from llamune.jobs.following import measured_compute
+    from llamune.jobs.speed import with_measured_steps
+
+    others_take(monkeypatch, disturbed=False)
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps([{"instruction": f"say {n}", "output": "yes"} for n in range(20)]))
+    tiny = str(tiny_model(tmp_path, "llama", "Q8_0"))
+    chosen = check_choices({"base": tiny, "data": [str(data)], "name": "long", "steps": 10})
+    with opened(tiny) as base:
+        prepared = prepare_training(base, chosen, measure=measured_compute)
+        assert with_measured_steps(prepared, measured_compute) is prepared  # soon over
+        monkeypatch.setattr("llamune.jobs.speed.WORTH_MEASURING_SECONDS", 0.0)
+        measured = with_measured_steps(prepared, measured_compute)
+        assert "calibrated on training steps" in measured.plan.time.speed.source
+        assert with_measured_steps(measured, measured_compute) is measured  # known now
 
 
 def test_calibrating_wants_a_model(capsys: pytest.CaptureFixture[str]) -> None:

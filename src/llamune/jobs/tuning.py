@@ -25,6 +25,7 @@ from llamune.jobs.preparing import Opened, Prepared, opened, opened_for, prepare
 from llamune.jobs.publishing import plan_publication, publish
 from llamune.jobs.running import adapted, carry_out, compute_for
 from llamune.jobs.searching import search_learning_rate as search_learning_rate_of
+from llamune.jobs.speed import with_measured_steps
 from llamune.jobs.telling import describe
 from llamune.runs import (
     CLASSIC,
@@ -227,9 +228,10 @@ def prepare_for(
         return prepare_training(base, choices, epochs=epochs, measure=measured_compute)
 
     if hours is None:
-        return prepare(chosen, passes)
+        return with_measured_steps(prepare(chosen, passes), measured_compute)
     if passes is not None:
         raise RecipeError("both hours and epochs are given", hint="give one of them")
+    with_measured_steps(prepare(chosen, None), measured_compute)  # kept for the plans to come
     return fit_hours(prepare, chosen, hours=hours)
 
 

@@ -30,6 +30,7 @@ from llamune.plan.timing import Speed, TimePlan, Work, speed_of, training_time
 from llamune.plan.training import (
     Plan,
     Verdict,
+    is_uncalibrated,
     largest_micro_batch,
     plan_settings,
     plan_training,
@@ -78,6 +79,7 @@ __all__ = [
     "disk_bytes",
     "electricity",
     "experience",
+    "is_uncalibrated",
     "known_compute",
     "known_models",
     "largest_micro_batch",

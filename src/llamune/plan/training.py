@@ -29,6 +29,7 @@ from llamune.runs.machine import fingerprint
 __all__ = [
     "Plan",
     "Verdict",
+    "is_uncalibrated",
     "largest_micro_batch",
     "plan_settings",
     "plan_training",
@@ -135,6 +136,14 @@ class Plan:
 def shape_key(shape: Shape) -> str:
     """Return what makes two models equally fast to train."""
     return f"{shape.architecture} {shape.n_layer}x{shape.d_model}x{shape.d_ff} {shape.file_type}"
+
+
+def is_uncalibrated(plan: Plan) -> bool:
+    """Return whether neither measured steps nor past runs of this machine tell the speed."""
+    if not plan.machine.is_here:
+        return False
+    steps = known_steps(steps_key_of(plan.shape, plan.machine.device))
+    return steps is None and not experience(shape_key(plan.shape), plan.settings.passes).gflops
 
 
 def steps_key_of(shape: Shape, device: str) -> str:
