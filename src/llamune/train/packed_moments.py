@@ -7,6 +7,7 @@ each (after arXiv:2110.02861); `Single` keeps the mean square of each number, fo
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -44,7 +45,7 @@ class Moments(Protocol):
 
 def past_share(step: int) -> float:
     """Return how much of a second moment stays at a step."""
-    return 1.0 - float(step) ** -FORGETTING_POWER
+    return 1.0 - math.pow(step, -FORGETTING_POWER)
 
 
 class Factored:
