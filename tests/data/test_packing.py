@@ -173,6 +173,14 @@ def test_long_plain_text_is_laid_in_pieces_and_nothing_is_lost() -> None:
     assert (data.n_cut, [len(r.ids) for r in data.rendered]) == (0, [40, 40, 40, 31])
 
 
+def test_a_last_piece_of_one_token_teaches_nothing_and_is_left_out() -> None:
+    text = Record(source=Source(path="a", number=1), text="abc" * 50)
+    whole = prepare([text], CHATML, ByteTokens(), max_length=200)
+    n_tokens = len(whole.rendered[0].ids)
+    data = prepare([text], CHATML, ByteTokens(), max_length=n_tokens - 1)
+    assert [len(r.ids) for r in data.rendered] == [n_tokens - 1]
+
+
 def test_weights_repeat_records_and_draw_shares_by_seed() -> None:
     records = [record(f"q{i}", weight=1.5, number=i) for i in range(400)]
     data = prepare(records, CHATML, ByteTokens(), seed=5)

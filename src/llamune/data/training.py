@@ -97,7 +97,8 @@ def prepare(
     for record, ready in zip(given, whole, strict=True):
         pieces = pieces_of(ready, limit) if record.text is not None else [cut_to(ready, limit)]
         n_cut += any(piece.cut for piece in pieces)
-        useful = [piece for piece in pieces if any(piece.trained)]
+        # the first token of a piece has nothing to be told from
+        useful = [piece for piece in pieces if any(piece.trained[1:])]
         n_untrained += not useful
         kept += useful * copies(record, seed)
     return TrainingData(
