@@ -13,6 +13,7 @@ from llamune.arch import Family, Role
 from llamune.calibrate.compensate import Inputs, compensate
 from llamune.calibrate.grids import has_grid
 from llamune.calibrate.rounding import OUTPUT, SLAB_ROWS
+from llamune.calibrate.windows import TOKENS_IN_BATCH
 from llamune.gguf import QuantType
 
 __all__ = ["Cost", "forecast", "seconds_per_weight"]
@@ -20,6 +21,7 @@ __all__ = ["Cost", "forecast", "seconds_per_weight"]
 TRIAL_ROWS, TRIAL_COLUMNS = 512, 512
 FLOAT_BYTES = 4
 MATRICES = 4  # of columns x columns at once: sum, mean, damped, factor
+ACTIVATIONS = 4  # of a batch at once, inside a layer
 COPIES = 6  # of a slab of rows at once: as it was, compensated, stored, and between
 # tensors whose layers are given the same input
 SAME_INPUT = (("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up"))
@@ -76,6 +78,7 @@ def forecast(
     operations += sum(2 * n_tokens * n**2 + 4 / 3 * n**3 for n in inputs.values())
     widest = max(inputs.values(), default=0)
     hidden = 2 * n_tokens * family.sizes.d_model
+    hidden += ACTIVATIONS * TOKENS_IN_BATCH * max(family.sizes.d_ff, widest)
     return Cost(
         seconds=operations / (gflops * 1e9) + rounding,
         memory_bytes=FLOAT_BYTES * (largest_layer + MATRICES * widest**2 + hidden),

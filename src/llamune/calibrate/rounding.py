@@ -96,8 +96,8 @@ def round_model(
 ) -> Compensated:
     """Round the linear layers of a model with error compensation.
 
-    Memory: one decoder layer's weights as floats and its inputs' second moments. The model's
-    packed weights are replaced by the rounded ones as the pass goes on.
+    Memory: one decoder layer's weights as floats and its inputs' second moments. The model is used
+    up: a layer that is behind gives up its weights.
 
     Args:
         model: what `nn.load` returned; its weights may be other ones than those to be rounded.
@@ -125,6 +125,10 @@ def round_model(
         for name in chosen:
             set_packed(linears[name], np.load(packed_path(folder, name)), types[name])
         layers.advance(index)
+        for (
+            name
+        ) in chosen:  # it does not run again, and rounded weights are no part of a mapped file
+            linears[name].packed = linears[name].packed[:0].clone()
         if advance is not None:
             advance(1)
     if OUTPUT in types and not family.tied and not kept.has({OUTPUT: types[OUTPUT]}):
