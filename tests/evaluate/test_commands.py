@@ -60,6 +60,7 @@ def test_eval_scores_keeps_and_gates(
         (["--data", "nowhere.json"], "nowhere.json"),
         (["--data", "{file}", "--metric", "bleu"], "bleu"),
         (["--data", "{file}", "--metric", "judge"], "--judge"),
+        (["--data", "{file}", "--judge", "starter", "--rubric", "nowhere.txt"], "nowhere.txt"),
         (["--data", "{file}", "--forgetting"], "--baseline"),
         (["--data", "{file}", "--show", "none"], "wrong or all"),
         (["--data", "{file}", "--metric", "number"], "has no number"),

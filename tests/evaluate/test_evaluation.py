@@ -219,7 +219,9 @@ def test_the_general_suite_is_whole_and_checkable():
             assert metric.score("I do not know", item) == 0, item.question
 
 
-def test_forgetting_is_seen(monkeypatch: pytest.MonkeyPatch, model: Model, tmp_path: Path):
+def test_forgetting_is_seen(
+    monkeypatch: pytest.MonkeyPatch, model: Model, scripted: dict[str, Scripted]
+):
     items = general_items()
 
     def outcomes_of(asked: Any, chosen: Any, metrics: Any, asking: Any) -> list[Outcome]:
@@ -235,6 +237,9 @@ def test_forgetting_is_seen(monkeypatch: pytest.MonkeyPatch, model: Model, tmp_p
     assert lost.comparison.before.mean == 1
     assert lost.comparison.after.mean == pytest.approx(2 / 3, abs=0.05)
     assert lost.comparison.verdict == "worse"
+    scripted["model.gguf"] = Scripted(right)
+    found = run(model, items_of(6))
+    assert (found.advice(None), found.advice(None, lost)) == ("done", "keep more")
     assert set(lost.categories) <= {item.category for item in items}
 
 

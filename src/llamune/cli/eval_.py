@@ -20,6 +20,7 @@ SHOWN = ("wrong", "all")
 MOST_NAMED = 5
 ADVICE = {
     "done": "nothing more to do",
+    "keep more": "it forgot what it knew: fewer steps, a smaller rate, or other examples too",
     "more items": "add test items, or take the cheaper model: no difference is seen",
     "more data": "add training examples of the kind that fails (--show wrong)",
     "other rank": "close: try another rank or learning rate",
@@ -97,13 +98,13 @@ def command(
         from dataclasses import asdict
 
         extra: dict[str, Any] = {"forgetting": None if lost is None else asdict(lost)}
-        _screen.data_json(found.as_dict() | extra | {"advice": found.advice(threshold)})
+        _screen.data_json(found.as_dict() | extra | {"advice": found.advice(threshold, lost)})
     else:
         print_evaluation(found, lost)
         if show is not None:
             print_items(found, only_wrong=show == "wrong")
         if threshold is not None or found.comparison is not None:
-            _screen.data(f"next: {ADVICE[found.advice(threshold)]}")
+            _screen.data(f"next: {ADVICE[found.advice(threshold, lost)]}")
     if threshold is not None and not found.reaches(threshold, strict=strict):
         end = "the worse end of its interval" if strict else "its score"
         raise AnswerNo(f"{found.model}: {end} does not reach {threshold:g}")
@@ -198,13 +199,14 @@ def judge_of(
     from llamune.evaluate import RUBRIC, AnswerBook, Judge, identity_of
     from llamune.store import resolve
 
+    text = rubric.read_text("utf-8") if rubric else RUBRIC
     model = resolve(name)
-    engine = open_engine(model, n_threads=settings["n_threads"], n_parallel=settings["n_parallel"])
     book = AnswerBook(None)
     if not settings["fresh"]:
         book = AnswerBook.for_model(identity_of(model), "marks", {})
-    text = rubric.read_text("utf-8") if rubric else RUBRIC
-    return Judge(stack.enter_context(engine), rubric=text, book=book)
+    n_threads, n_parallel = settings["n_threads"], settings["n_parallel"]
+    engine = stack.enter_context(open_engine(model, n_threads=n_threads, n_parallel=n_parallel))
+    return Judge(engine, rubric=text, book=book)
 
 
 def training(model: Model) -> Training | None:

@@ -29,7 +29,10 @@ def command(
         return
     from rich.table import Table
 
-    table = Table("when", "run", "test", "metric", "n", "score  [95 %]", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("when", "run", "test", "metric", "n"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("score  [95 %]", no_wrap=True)
     for entry in entries:
         score = entry.score
         interval = f"{score.mean:.3f}  [{score.low:.3f}, {score.high:.3f}]"

@@ -24,11 +24,14 @@ from llamune.evaluate.outcomes import Asking, Outcome, outcomes_of
 from llamune.evaluate.scores import Comparison, Score, Verdict, clusters_of, comparison_of, score_of
 
 if TYPE_CHECKING:
+    from llamune.evaluate.forgetting import Forgetting
     from llamune.store import Model
 
 __all__ = ["Advice", "Evaluation", "evaluate"]
 
-Advice = Literal["done", "more items", "more data", "other rank", "full fine-tuning", "stop"]
+Advice = Literal[
+    "done", "keep more", "more items", "more data", "other rank", "full fine-tuning", "stop"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +78,13 @@ class Evaluation:
         """Whether an item's score is as good as it can be (0.5 and up for a graded one)."""
         return self.metric.is_share and self.outcomes[place].score >= 0.5
 
-    def advice(self, threshold: float | None) -> Advice:
-        """What to do next."""
+    def advice(self, threshold: float | None, lost: Forgetting | None = None) -> Advice:
+        """What to do next.
+
+        Args:
+            threshold: the score that is wanted.
+            lost: the general suite, where it was run.
+        """
         verdict = self.comparison.verdict if self.comparison is not None else None
         reached = threshold is None or self.reaches(threshold, strict=False)
         if verdict == "worse":
@@ -84,7 +92,8 @@ class Evaluation:
         if verdict == "cannot tell":
             return "more items" if reached else "more data"
         if reached:
-            return "done"
+            forgot = lost is not None and lost.comparison.verdict == "worse"
+            return "keep more" if forgot else "done"
         near = threshold is not None and abs(threshold - self.score.mean) < 0.1
         return "other rank" if near else "full fine-tuning" if verdict == "better" else "more data"
 
