@@ -158,8 +158,8 @@ def show_methods(plan: ModelPlan) -> None:
             f"  {row['method']}",
             gb(row["predicted_bytes"]),
             row["verdict"],
-            f"{row['low_seconds'] / 3600:.2g} to {row['high_seconds'] / 3600:.2g} h",
-            f"{power['low']:.2g} to {power['high']:.2g} {power['currency']}",
+            f"{short(row['low_seconds'] / 3600)} to {short(row['high_seconds'] / 3600)} h",
+            f"{short(power['low'])} to {short(power['high'])} {power['currency']}",
             gb(row["kept_bytes"]),
         )
     _screen.show(table)
@@ -169,6 +169,11 @@ def show_methods(plan: ModelPlan) -> None:
         f"less memory than {last['method']}, {last['times_longer']:.1f} times less time and "
         f"electricity, {last['kept_bytes'] / max(1, first['kept_bytes']):,.0f} times less disk"
     )
+
+
+def short(value: float) -> str:
+    """Return a number in two digits, or whole."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def licence_words(plan: ModelPlan) -> str:

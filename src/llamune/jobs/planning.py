@@ -311,6 +311,7 @@ def plan_model(ref: str, wishes: Wishes, *, machine: Machine | None = None) -> M
             purpose=wishes.purpose,
             n_records=n_records,
             n_tokens=trained_tokens,
+            packed_fits=methods[1].fits,
             past=past_runs(shape_key(shape)),
             sizes=known.sizes,
             running_bytes=running.total_bytes - shape.file_bytes,

@@ -50,6 +50,7 @@ def recommend(
     purpose: Purpose = "task",
     n_records: int | None = None,
     n_tokens: int = 0,
+    packed_fits: bool = True,
     past: Sequence[PastRun] = (),
     sizes: Mapping[str, int] | None = None,
     running_bytes: int = 0,
@@ -62,6 +63,7 @@ def recommend(
         purpose: `task` (a format or skill), `domain` (a field's language) or `language`.
         n_records: training records, if known.
         n_tokens: trained tokens of one pass, if known.
+        packed_fits: whether training every weight in its blocks fits.
         past: finished runs of this model, newest first: what they measured goes before rules.
         sizes: bytes of a file of this model by file type.
         running_bytes: what running takes beside the file.
@@ -72,21 +74,23 @@ def recommend(
         measured in `benchmarks/`.
     """
     rank = rank_for(shape, purpose=purpose, n_records=n_records, n_tokens=n_tokens)
-    method = "full packed" if purpose == "language" else "lora"
+    method = "full packed" if purpose == "language" and packed_fits else "lora"
     reasons = method_reasons(shape, method, rank)
     if (measured := best_of(past)) is not None:
         best, same = measured
         method, rank = best.kind, best.rank
         reasons = measured_reasons(best, same)
+    elif purpose == "language" and not packed_fits:
+        reasons.append("a new language asks for every weight, and training them does not fit here")
     merge_type, type_reasons = type_for(sizes or {}, running_bytes, budget_bytes, shape)
     store, store_reason = store_for(shape, method)
     return Recommendation(
         method=method,
-        rank=rank,
+        rank=rank if method in {"lora", "dora"} else 0,
         targets="all",
         store=store,
         merge_type=merge_type,
-        reasons=(*reasons, store_reason, *type_reasons),
+        reasons=(*reasons, store_reason, *(type_reasons if store == "adapter" else ())),
     )
 
 
@@ -107,20 +111,18 @@ def room_of(shape: Shape, rank: int) -> float:
 
 def method_reasons(shape: Shape, method: str, rank: int) -> list[str]:
     """Return why a method, before any run has measured it."""
+    if method != "lora":
+        return [
+            "a new language changes most weights: training them all in their blocks learns more "
+            "than an adapter, and forgets more; try LoRA first and compare the scores"
+        ]
     n_trained = lora_parameters(shape, Settings(rank=rank))
-    reasons = [
+    return [
         "all linear layers: adapters on attention alone learn less at the same size",
         f"rank {rank}: {n_trained:,} trained numbers hold what up to "
         f"{int(room_of(shape, rank)):,} tokens of text can teach",
+        "LoRA forgets less of what the base can do, and takes a fraction of a file",
     ]
-    if method == "lora":
-        reasons.append("LoRA forgets less of what the base can do, and takes a fraction of a file")
-    else:
-        reasons.append(
-            "a new language changes most weights: training them all in their blocks learns more "
-            "than an adapter, and forgets more; try LoRA first and compare the scores"
-        )
-    return reasons
 
 
 def measured_reasons(best: PastRun, same: Sequence[PastRun]) -> list[str]:

@@ -31,6 +31,7 @@ SMALL_PARAMETERS = 500_000_000  # below, a GPU waits for its launches
 SMALL_UTILISATION = (0.05, 0.15)
 UNMEASURED_CPU_FLOPS_PER_CYCLE = {"avx512f": 32, "avx2": 16, "asimd": 8}  # f32, a core, sustained
 GUESSED_HERTZ = 2.5e9
+USUAL_CORES = 8  # of a machine of which only the memory is known
 MEASURED_SPREAD = 0.10  # how far one run's speed is from another's on the same machine
 WINDOW = 16  # batches whose records are sorted by length together, as `train` does
 COMPILE_SECONDS = (5.0, 40.0)  # once a run, where unpacking is compiled
@@ -265,10 +266,12 @@ def speed_of(
 def guessed_speed(machine: Machine, shares: tuple[float, float]) -> Speed:
     """Return a guess from cores and instruction sets, with an interval that says so."""
     flags = UNMEASURED_CPU_FLOPS_PER_CYCLE
-    per_cycle = next((flags[flag] for flag in flags if flag in machine.instruction_sets), 4)
-    peak = max(1, machine.n_cores) * per_cycle * GUESSED_HERTZ / 1e9
+    cores, known = machine.n_cores or USUAL_CORES, machine.instruction_sets or ("avx2",)
+    per_cycle = next((flags[flag] for flag in flags if flag in known), 4)
+    peak = cores * per_cycle * GUESSED_HERTZ / 1e9
+    hint = "; `llamune plan --calibrate` measures it" if machine.is_here else ""
     return Speed(
         low=peak * shares[0] / 2,
         high=peak * shares[1] * 2,
-        source=f"a guess from {machine.n_cores} cores; `llamune plan --calibrate` measures it",
+        source=f"a guess from {cores} cores{hint}",
     )
