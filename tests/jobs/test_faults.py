@@ -41,6 +41,7 @@ def small_disk() -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(runs)], check=False, capture_output=True, timeout=30)
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_with_one_line_and_the_run_goes_on_from_its_last_checkpoint(
     small_disk: Path, tiny_base: Path, examples: Path
 ) -> None:
@@ -70,6 +71,7 @@ def test_a_full_disk_stops_with_one_line_and_the_run_goes_on_from_its_last_check
     assert sorted(set(steps)) == list(range(1, 13))
 
 
+@pytest.mark.slow
 def test_losses_go_to_a_tracker_too(tiny_base: Path, examples: Path) -> None:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = tune(str(tiny_base), data=examples, name="colours", report_to="tensorboard", **QUICK)

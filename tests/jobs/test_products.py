@@ -51,6 +51,7 @@ def run_report(run: Run, language: str) -> str:
     return report_again(run, language=language)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "kind"), [("llama", "F16"), ("gemma2", "Q8_0")])
 def test_new_tokens_are_trained_and_served(
     family: str, kind: str, examples: Path, tmp_path_factory: pytest.TempPathFactory
@@ -106,6 +107,7 @@ def test_llama_cpp_finds_new_tokens_in_text(tiny_base: Path, tmp_path: Path) -> 
             assert tokenizer.encode(text) == native.tokenize(text)
 
 
+@pytest.mark.slow
 def test_what_new_tokens_cannot_be(tiny_base: Path, examples: Path) -> None:
     with pytest.raises(RecipeError, match="is a token of"):
         tune(str(tiny_base), data=examples, name="x", add_tokens=["<|im_start|>"])
@@ -119,6 +121,7 @@ def test_what_new_tokens_cannot_be(tiny_base: Path, examples: Path) -> None:
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_file_without_a_template_is_tuned_with_a_chosen_one(
     tiny_base: Path, examples: Path, tmp_path: Path
 ) -> None:
