@@ -6,7 +6,6 @@ import json
 import math
 import multiprocessing
 import pydoc_data.topics
-import resource
 import statistics
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks._measure import peak_resident_bytes
 from scipy import stats
 
 from llamune.engine import AdapterFile, prompt_logits
@@ -139,9 +139,7 @@ def timed(pipe: Any, work: Callable[..., None], *arguments: Any) -> None:
     start = time.perf_counter()
     work(*arguments)
     seconds = time.perf_counter() - start
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    pipe.send(Effort(seconds=seconds, peak_bytes=peak))
+    pipe.send(Effort(seconds=seconds, peak_bytes=peak_resident_bytes()))
 
 
 class Kept:

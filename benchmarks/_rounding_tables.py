@@ -60,7 +60,7 @@ def quantize_quality(figures: Figures) -> str:
             f"{row['bytes'] / 1e6:.1f}",
             *(f"{row['texts'][t]['kl']:.3f} ± {row['texts'][t]['kl_error']:.3f}" for t in TEXTS),
             f"{row['texts']['domain']['loss']:.3f}",
-            f"{row['peak_bytes'] / 1e9:.2f}",
+            f"{row['peak_bytes'] / 1e9:.2f}" if "peak_bytes" in row else "–",
         ]
         for row in figures["results"]
         if row["way"]
