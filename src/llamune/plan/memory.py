@@ -184,7 +184,10 @@ def loss_buffers(shape: Shape, settings: Settings) -> tuple[str, float, str]:
 def scratch(shape: Shape, settings: Settings) -> tuple[str, float, str]:
     """Return what one layer's backward takes for a moment: gradients and an unpacked weight."""
     width = TYPE_BYTES[settings.compute_type]
-    weight = shape.largest_linear * (width if settings.compiled else F32_BYTES * 2 + width)
+    unpacked = width if settings.compiled else F32_BYTES * 2 + width
+    if settings.is_packed:  # in one shared piece; f32 is written there, other types by way of it
+        unpacked = width if settings.compute_type == "float32" else F32_BYTES + width
+    weight = shape.largest_linear * unpacked
     flowing = settings.tokens * width * (3 * shape.d_ff + 2 * shape.d_model)
     formula = f"one unpacked weight {weight:,} + gradients of one layer {flowing:,} bytes"
     if not settings.is_adapter:
