@@ -78,8 +78,14 @@ def test_gradients_are_those_of_the_dense_model(name: str, bases: Path, tmp_path
         torch.testing.assert_close(whole, judges[table_name], rtol=2e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("keep_type", ["Q8_0", "BF16", "Q6_K"])
-@pytest.mark.parametrize("optimizer", ["factored", "adamw8"])
+@pytest.mark.parametrize(
+    ("keep_type", "optimizer"),
+    [
+        ("Q8_0", "factored"),
+        pytest.param("BF16", "factored", marks=pytest.mark.slow),
+        pytest.param("Q6_K", "adamw8", marks=pytest.mark.slow),
+    ],
+)
 def test_it_learns_in_every_type(keep_type: str, optimizer: str, bases: Path) -> None:
     chosen = packed_tiny.recipe(keep_type=keep_type, optimizer=optimizer, steps=16)
     run = packed_tiny.new_run(chosen)
@@ -93,7 +99,14 @@ def test_it_learns_in_every_type(keep_type: str, optimizer: str, bases: Path) ->
 
 
 @pytest.mark.parametrize(
-    "choices", [{}, {"optimizer": "adamw8", "train_embeddings": True, "clip": "global"}]
+    "choices",
+    [
+        {},
+        pytest.param(
+            {"optimizer": "adamw8", "train_embeddings": True, "clip": "global"},
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_a_run_that_is_stopped_goes_on_bit_equal(choices: dict[str, Any], bases: Path) -> None:
     base = tiny_model(bases, "gemma2", "Q8_0")  # norms with an offset
