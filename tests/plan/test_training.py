@@ -137,7 +137,8 @@ def test_more_of_anything_never_takes_less(settings: Settings) -> None:
     assert total(replace(settings, length=settings.length + 16)) > now
     assert total(replace(settings, rank=settings.rank + 1)) >= now
     assert total(replace(settings, recompute=True)) <= now
-    assert total(replace(settings, compute_type="bfloat16")) <= now
+    if not settings.is_packed:  # its f32 is unpacked at once, bf16 by way of it
+        assert total(replace(settings, compute_type="bfloat16")) <= now
 
 
 @limits(suppress_health_check=[HealthCheck.too_slow], deadline=None)
