@@ -18,7 +18,8 @@ __all__ = ["NoiseForecast", "forecast_noise"]
 
 SAMPLED_ROWS = 16  # of each weight
 MEAN_MOVE = {"factored": 0.8, "adamw8": 0.3}
-"""optimizer -> mean size of a weight's update, in units of the rate (measured)"""
+"""optimizer -> mean size of a weight's update, in units of the rate: that of a normal number for
+factored moments, whose updates have unit variance; a guess for AdamW, whose signs half cancel"""
 REGROWN = 1.0
 """times the type's own variance: in a base that has the keep type already, the scale of every
 other block has to grow once, and its weights are rounded anew (step² / 6)"""
