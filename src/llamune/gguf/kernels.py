@@ -230,5 +230,14 @@ def in_parts(
         work(0, n_rows)
         return
     edges = [n_rows * part // parts for part in range(parts + 1)]
-    with ThreadPoolExecutor(parts) as pool:
-        list(pool.map(work, edges[:-1], edges[1:]))
+    list(workers(wanted).map(work, edges[:-1], edges[1:]))
+
+
+@cache
+def workers(n_threads: int) -> ThreadPoolExecutor:
+    """Return the threads that work on parts, kept: starting them costs more than a small part."""
+    return ThreadPoolExecutor(n_threads, thread_name_prefix="llamune-blocks")
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=workers.cache_clear)  # a fork has no thread of its parent
