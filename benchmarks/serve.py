@@ -336,8 +336,12 @@ def run(
 
 
 def client_of(target: Target) -> httpx.AsyncClient:
-    """Return a client that waits as long as a full queue takes."""
-    return httpx.AsyncClient(base_url=target.url, timeout=600)
+    """Return a client that waits as long as a full queue takes.
+
+    It opens a connection a request, to both servers: llama.cpp's closes kept ones when it likes.
+    """
+    anew = httpx.Limits(max_keepalive_connections=0)
+    return httpx.AsyncClient(base_url=target.url, timeout=600, limits=anew)
 
 
 async def ask(client: httpx.AsyncClient, model: str, number: int, n_tokens: int) -> Reply:
