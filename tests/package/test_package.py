@@ -22,7 +22,7 @@ from llamune.cli._main import run
 from llamune.errors import AnswerNo, LlamuneError
 from llamune.gguf import ModelFile
 from llamune.jobs import import_adapter
-from llamune.license import derive, licences_of, of_text
+from llamune.license import derive, licences_of
 from llamune.package import (
     Contents,
     PackageError,
@@ -35,7 +35,6 @@ from llamune.package import (
     write_package,
 )
 from llamune.package.signing import read_key, signed, signer_of
-from llamune.package.standard_texts import standard_text
 from llamune.runs import DataFacts, RunRecord, Score
 from llamune.store import publish_model
 from tests.tiny import tiny_model
@@ -274,29 +273,6 @@ def test_a_text_without_its_copyright_line_is_not_enough(weights: Path) -> None:
     with pytest.raises(PackageError, match="copyright line"):
         check(contents_for(weights, "mit", texts=[bare]))
     check(contents_for(weights, "mit", texts=[f"Copyright (c) 2024 Somebody\n\n{bare}"]))
-
-
-def test_standard_texts_are_those_of_other_collections_word_for_word() -> None:
-    import license_expression
-
-    folder = Path(license_expression.__file__).parent / "data"
-    others = {
-        "Apache-2.0": Path("LICENSE").read_text(),
-        "CC-BY-4.0": (folder / "cc-by-4.0.LICENSE").read_text(),
-    }
-    for identifier, wanted in others.items():
-        found = standard_text(identifier, copyright_line=None)
-        assert found is not None
-        assert found.split() == wanted.split()
-
-
-def test_every_standard_text_is_recognised_as_itself() -> None:
-    for identifier in ("Apache-2.0", "MIT", "CC-BY-4.0", "CC-BY-SA-4.0", "CC0-1.0"):
-        text = standard_text(identifier, copyright_line="Copyright (c) 2024 Somebody")
-        assert [record.id for record in of_text(text or "")] == [identifier]
-        assert "{" not in (text or "")
-    assert standard_text("MIT", copyright_line=None) is None
-    assert standard_text("LicenseRef-Gemma", copyright_line="Copyright") is None
 
 
 def test_a_copyright_line_completes_the_standard_text(weights: Path, tmp_path: Path) -> None:
