@@ -263,6 +263,16 @@ def test_another_version_is_taken_only_when_asked(target: ModelName) -> None:
     assert pull(plan_pull(target, replace=True), replace=True).path.read_bytes() == b"second"
 
 
+def test_another_version_that_came_while_fetching_is_not_written_over(target: ModelName) -> None:
+    local(b"first")
+    push(resolve("mine"), target)
+    plan = plan_pull(target)
+    local(b"second", name=str(target))
+    with pytest.raises(ExistsError, match="another version"):
+        pull(plan)
+    assert resolve(str(target)).path.read_bytes() == b"second"
+
+
 def test_unknown_models_and_closed_ports_are_one_clear_line(registry: int) -> None:
     with pytest.raises(RegistryError, match="MANIFEST_UNKNOWN"):
         plan_pull(ModelName.parse(f"127.0.0.1:{registry}/me/nothing:1"))

@@ -62,12 +62,7 @@ def plan_pull(name: ModelName, *, replace: bool = False) -> Pull:
         manifest = read_manifest(registry, name.tag)
     refuse_other_kinds(name, manifest)
     place = library()
-    taken = place.find(name)
-    if taken is not None and not replace and place.manifest(taken).digest != manifest.digest:
-        raise ExistsError(
-            f"{taken}: the library has another version of it",
-            hint="take the registry's with --replace",
-        )
+    name_to_write(place, name, manifest, replace=replace)
     missing = [layer for layer in manifest.blobs if not place.has(layer.digest, layer.size)]
     needed = sum(max(layer.size - partial_size(place, layer), 0) for layer in missing)
     place.blobs.mkdir(parents=True, exist_ok=True)
@@ -83,6 +78,7 @@ def pull(plan: Pull, *, replace: bool = False, advance: Advance | None = None) -
     Raises:
         RegistryError: a layer could not be fetched; what arrived is kept for the next time.
         DamagedError: a layer's bytes do not have its digest.
+        ExistsError: another version came into the library meanwhile, and `replace` is false.
     """
     place = library()
     others = [store for store in search_path() if not store.ours]
@@ -94,12 +90,29 @@ def pull(plan: Pull, *, replace: bool = False, advance: Advance | None = None) -
         plan.name,
     )
     with place.lock(exclusive=False):
-        target = place.free_name(plan.name, replace=replace or place.holds(plan.name))
+        target = name_to_write(place, plan.name, plan.manifest, replace=replace)
         for layer in plan.manifest.blobs:
             place.checked_blob(layer)
             place.keep_alive(layer.digest)
         place.write_manifest(target, plan.manifest)
     return model_of_name(place, target)
+
+
+def name_to_write(place: Store, name: ModelName, manifest: Manifest, *, replace: bool) -> ModelName:
+    """Return the spelling under which a manifest is written.
+
+    Raises:
+        ExistsError: the name has another version and `replace` is false.
+    """
+    taken = place.find(name)
+    if taken is None:
+        return name
+    if not replace and place.manifest(taken).digest != manifest.digest:
+        raise ExistsError(
+            f"{taken}: the library has another version of it",
+            hint="take the registry's with --replace",
+        )
+    return taken
 
 
 def refuse_other_kinds(name: ModelName, manifest: Manifest) -> None:
