@@ -67,9 +67,7 @@ class Persona:
             TemplateError: the layer's template is broken.
             UnsupportedError: the runtime renders this model by code of its own.
         """
-        from llamune.text import is_layered
-
-        return not is_layered(self.model) or self.prompts.is_of_the_file
+        return not self.model.is_layered or self.prompts.is_of_the_file
 
     @cached_property
     def takes_tools(self) -> bool:

@@ -11,7 +11,6 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +58,8 @@ def library() -> ctypes.CDLL:
     Raises:
         LlamuneError: the wheel lacks the library.
     """
+    from importlib import metadata
+
     name = LIBRARY_NAMES.get(sys.platform, LIBRARY_NAMES["linux"])
     files = metadata.files("libggml-python") or []
     paths = [Path(str(file.locate())) for file in files if file.name == name]

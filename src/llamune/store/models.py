@@ -98,6 +98,17 @@ class Model:
         """Name of Ollama's built-in output parser, if the model asks for one."""
         return optional_text(self.config.get("parser"))
 
+    @property
+    def carried_template(self) -> str | None:
+        """Jinja chat template that the model was tuned with, if that is not the file's own."""
+        return optional_text(self.config.get("chat_template"))
+
+    @property
+    def is_layered(self) -> bool:
+        """Whether something beside the model file may say how it is prompted."""
+        layers = (self.template, self.renderer, self.parser, self.carried_template)
+        return any(layer is not None for layer in layers)
+
 
 def model_of_name(store: Store, name: ModelName, *, ref: str | None = None) -> Model:
     """Read a model's manifest and its small layers.

@@ -1,6 +1,6 @@
 """Text exactly as it will be served: tokenizers and chat templates from the model file."""
 
-from llamune.text.choosing import has_template, is_layered, template_of
+from llamune.text.choosing import has_template, template_of
 from llamune.text.comparing import EXAMPLE, Difference, compare, faults, thought_difference
 from llamune.text.errors import TemplateError, TextError
 from llamune.text.golang import GoTemplate
@@ -24,7 +24,6 @@ __all__ = [
     "compare",
     "faults",
     "has_template",
-    "is_layered",
     "prompt_ids",
     "template_of",
     "thought_difference",

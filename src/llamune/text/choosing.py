@@ -27,11 +27,10 @@ from llamune.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from llamune.store import Model
 
-__all__ = ["has_template", "is_layered", "template_of"]
+__all__ = ["has_template", "template_of"]
 
 KEY = "tokenizer.chat_template"
 TOOLS_KEY = "tokenizer.chat_template.tool_use"
-CARRIED = "chat_template"  # key of a library model's config
 HARMONY = {"gptoss", "gpt-oss"}
 CHOICES = ("gguf", "ollama", *NAMED)
 # a field of the present value, such as `{{ .Prompt }}`: no expression of Jinja starts with a dot
@@ -56,8 +55,8 @@ def template_of(
         UnsupportedError: the runtime renders this model by code of its own.
     """
     layers = layers_of(model)
-    carried = model.config.get(CARRIED)
-    if use is None and isinstance(carried, str):
+    carried = model.carried_template
+    if use is None and carried is not None:
         where = f"{model}: the template it was tuned with"
         return from_text(carried, tokenizer, where=where, layers=layers)
     chosen = use or choice(model, file)
@@ -72,12 +71,6 @@ def template_of(
     if chosen in NAMED:
         return from_text(NAMED[chosen], tokenizer, where=f"template {chosen}", layers=layers)
     return from_text(read_template(chosen), tokenizer, where=chosen, layers=layers)
-
-
-def is_layered(model: Model) -> bool:
-    """Whether something beside the model file may say how it is prompted."""
-    layers = (model.template, model.renderer, model.parser, model.config.get(CARRIED))
-    return any(layer is not None for layer in layers)
 
 
 def has_template(file: ModelFile) -> bool:
