@@ -118,8 +118,8 @@ def shape_at(path: Path, name: str) -> Shape:
         return shape_of(file, describe(file), name=name)
 
 
-def in_own_process(module: str, *arguments: str, home: Path) -> dict[str, Any]:
-    """Run a module in a fresh process with a home of its own; return its last line."""
+def in_own_process(module: str, *arguments: str, home: Path) -> str:
+    """Run a module in a fresh process with a home of its own; return what it prints."""
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         capture_output=True,
@@ -129,15 +129,15 @@ def in_own_process(module: str, *arguments: str, home: Path) -> dict[str, Any]:
     )
     if done.returncode:
         raise SystemExit(f"{module} {' '.join(arguments)} failed:\n{done.stderr}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return done.stdout
 
 
 def training_row(case: Case, *, home: Path, timed: bool) -> dict[str, Any]:
     """Measure one case and predict it; print both."""
     steps = TIME_STEPS if timed else MEMORY_STEPS
     asked = {"model": str(case.path), "settings": asdict(case.settings), "steps": steps}
-    found = in_own_process("benchmarks._plan_case", json.dumps(asked), home=home)
+    printed = in_own_process("benchmarks._plan_case", json.dumps(asked), home=home)
+    found = json.loads(printed.splitlines()[-1])
     shape = shape_at(case.path, case.model)
     settings = replace(case.settings, compute_type=found["compute_type"])
     plan = predicted(shape, settings, steps=1, home=home)
@@ -313,9 +313,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if not options.memory_only:
             for path in {case.path for case in chosen}:
-                in_own_process(
-                    "llamune", "plan", str(path), "--calibrate", "--json", home=Path(folder)
-                )
+                in_own_process("llamune", "plan", str(path), "--calibrate", home=Path(folder))
         training = [
             training_row(case, home=Path(folder), timed=not options.memory_only) for case in chosen
         ]
