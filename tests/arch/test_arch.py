@@ -153,6 +153,9 @@ def test_targets(llama: Family) -> None:
         "v_proj",
         "o_proj",
     }
+    mlp = llama.linear_modules("mlp")
+    assert {**attention, **mlp} == llama.linear_modules("all")
+    assert attention.keys().isdisjoint(mlp)
     assert len(llama.linear_modules(["down_proj"])) == 3
     assert "lm_head" not in llama.linear_modules("all")
     with pytest.raises(LlamuneError, match="c_attn"):

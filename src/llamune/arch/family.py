@@ -13,7 +13,7 @@ from llamune.errors import LlamuneError
 
 __all__ = ["Family", "OffsetNorm", "PermuteRows", "Role", "Sizes", "TensorRule", "Transform"]
 
-ATTENTION = "self_attn"
+GROUPS = {"attention": "self_attn", "mlp": "mlp"}  # what `targets` may say, and where they lie
 LAYERS = "model.layers"
 FLOPS_PER_PARAMETER = {"forward": 2, "lora": 4, "lora+checkpointing": 6, "full": 6}
 
@@ -144,7 +144,7 @@ class Family:
         """Return the linear layers of the blocks that `targets` names, by module path.
 
         Args:
-            targets: `all`, `attention`, or last parts of module names (`q_proj`, …).
+            targets: `all`, `attention`, `mlp`, or last parts of module names (`q_proj`, …).
 
         Raises:
             LlamuneError: a name fits no linear layer.
@@ -156,13 +156,13 @@ class Family:
         }
         if targets == "all":
             return linear
-        if targets == "attention":
-            return {path: rule for path, rule in linear.items() if f".{ATTENTION}." in path}
+        if isinstance(targets, str) and targets in GROUPS:
+            return {path: rule for path, rule in linear.items() if f".{GROUPS[targets]}." in path}
         wanted = {targets} if isinstance(targets, str) else set(targets)
         known = {path.rpartition(".")[2] for path in linear}
         if unknown := sorted(wanted - known):
             raise LlamuneError(
                 f"{self.name}: no linear layer is named {', '.join(unknown)}",
-                hint=f"all, attention, or some of: {', '.join(sorted(known))}",
+                hint=f"all, {', '.join(GROUPS)}, or some of: {', '.join(sorted(known))}",
             )
         return {path: rule for path, rule in linear.items() if path.rpartition(".")[2] in wanted}
