@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from llamune.gguf import floats_to_rows, quant_type
-from llamune.nn import PackedLinear, fused_loss, loss
+from llamune.nn import GrownOutput, PackedLinear, fused_loss, last_rows, loss
 
 N_VOCAB, D_MODEL = 97, 32
 
@@ -61,6 +61,29 @@ def test_a_trained_dense_output_gets_its_gradient() -> None:
     fused_loss(hidden, layer, labels).backward()
     naive(hidden, theirs, labels, None).backward()
     torch.testing.assert_close(layer.weight.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("slice_bytes", [1 << 20, 10 * 4 * D_MODEL])
+def test_rows_of_new_tokens_get_their_gradient(
+    slice_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss, "SLICE_BYTES", slice_bytes)
+    monkeypatch.setattr(loss, "LOGITS_BYTES", 7 * 4 * N_VOCAB)
+    hidden, weight, labels = example()
+    layer = packed(weight)
+    grown = GrownOutput(layer, last_rows(layer, 3))
+    labels[1:6] = N_VOCAB - 2
+    ours, theirs = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+    whole = layer.unpacked().clone().requires_grad_()
+    found = fused_loss(ours, grown, labels, softcap=3.0)
+    wanted = naive(theirs, whole, labels, 3.0)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(grown(hidden), hidden @ whole.T)
+    (2.0 * found).backward()
+    (2.0 * wanted).backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    assert whole.grad is not None
+    torch.testing.assert_close(grown.rows.grad, whole.grad[-3:])
 
 
 def test_any_other_output_module_goes_through_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,8 @@ def test_adapter_sizes_are_those_of_the_fact_sheet() -> None:
     assert lora_parameters(GEMMA2_9B, Settings(rank=8, targets=four)) == 8_945_664
     assert lora_parameters(GEMMA2_9B, Settings(rank=8, targets=["q_proj", "v_proj"])) == 4_472_832
     assert lora_parameters(GEMMA2_9B, Settings(rank=8)) == 27_009_024
+    with_tokens = Settings(rank=8, new_tokens=2)  # one table for embedding and output
+    assert lora_parameters(GEMMA2_9B, with_tokens) == 27_009_024 + 2 * 3584
     assert lora_parameters(GEMMA2_9B, Settings(rank=8, targets="attention")) == 8_945_664
     wide = Settings(rank=8, ranks={"q_proj": 16}, targets=["q_proj"])
     assert lora_parameters(GEMMA2_9B, wide) == 42 * 16 * (4096 + 3584)

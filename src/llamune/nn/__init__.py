@@ -9,6 +9,7 @@ from llamune.nn import legacy as _legacy  # noqa: F401
 from llamune.nn import small_quants as _small_quants  # noqa: F401
 from llamune.nn.compiling import can_compile, compile_layers
 from llamune.nn.compute import Compute, best_device, choose_compute
+from llamune.nn.grown import GrownEmbedding, GrownOutput, last_rows
 from llamune.nn.loading import load
 from llamune.nn.loss import fused_loss
 from llamune.nn.noise import uniform
@@ -22,6 +23,8 @@ from llamune.nn.unpack import How, unpack, unpackable
 __all__ = [
     "KEEP_TYPES",
     "Compute",
+    "GrownEmbedding",
+    "GrownOutput",
     "How",
     "PackedEmbedding",
     "PackedLinear",
@@ -34,6 +37,7 @@ __all__ = [
     "compile_layers",
     "from_pairs",
     "fused_loss",
+    "last_rows",
     "load",
     "repack",
     "require_keep_type",

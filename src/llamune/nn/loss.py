@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from llamune.nn.grown import GrownOutput
 from llamune.nn.packed import PackedLinear
 from llamune.nn.trained_table import OutputUse, TrainedOutput
 from llamune.nn.unpack import unpack
@@ -60,9 +61,8 @@ def fused_loss(
     slices = slices_of(output)
     if slices is None:
         return chunked_loss(rows, output, targets, softcap) / divisor
-    trained = None if isinstance(slices, PackedSlices) else slices.weight
     # torch's Function has no types
-    total: Tensor = FusedLoss.apply(rows, trained, targets, slices, softcap)  # type: ignore[no-untyped-call]
+    total: Tensor = FusedLoss.apply(rows, slices.trained, targets, slices, softcap)  # type: ignore[no-untyped-call]
     return total / divisor
 
 
@@ -85,24 +85,53 @@ def capped(logits: Tensor, softcap: float | None) -> Tensor:
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
+class Slices(Protocol):
+    """An output matrix that is read in slices of its rows.
+
+    Attributes:
+        n_vocab: rows in all.
+        trained: the rows that may have a gradient, or None; they stand together.
+        first_trained: number of the first of them.
+    """
+
+    n_vocab: int
+    trained: Tensor | None
+    first_trained: int
+
+    def __call__(self, dtype: torch.dtype, /) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield (start, stop, rows start to stop)."""
+        ...
+
+
 class DenseSlices:
     """The output matrix in floats, as one slice."""
 
+    first_trained = 0
+
     def __init__(self, weight: Tensor) -> None:
-        self.weight = weight
+        self.trained: Tensor | None = weight
+        self.weight = weight.detach()
         self.n_vocab = weight.shape[0]
 
     def __call__(self, _: torch.dtype) -> Iterator[tuple[int, int, Tensor]]:
         """Yield (start, stop, rows start to stop)."""
-        yield 0, self.n_vocab, self.weight.detach()
+        yield 0, self.n_vocab, self.weight
 
 
 class PackedSlices:
-    """The packed output matrix, unpacked slice by slice; a small one is unpacked once."""
+    """The packed output matrix, unpacked slice by slice; a small one is unpacked once.
 
-    def __init__(self, layer: PackedLinear) -> None:
+    Args:
+        layer: the matrix.
+        n_rows: how many of its rows; default all.
+    """
+
+    first_trained = 0
+
+    def __init__(self, layer: PackedLinear, n_rows: int | None = None) -> None:
         self.layer = layer
-        self.n_vocab = layer.out_features
+        self.n_vocab = layer.out_features if n_rows is None else n_rows
+        self.trained: Tensor | None = None
         self.kept: Tensor | None = None
 
     def __call__(self, dtype: torch.dtype) -> Iterator[tuple[int, int, Tensor]]:
@@ -119,8 +148,26 @@ class PackedSlices:
             yield start, stop, rows
 
 
-def slices_of(output: nn.Module) -> DenseSlices | PackedSlices | None:
+class GrownSlices:
+    """The packed output matrix of the old tokens, then the floats of the new ones."""
+
+    def __init__(self, output: GrownOutput) -> None:
+        self.old = PackedSlices(output.layer, output.n_old)
+        self.n_vocab = output.out_features
+        self.trained: Tensor | None = output.rows
+        self.first_trained = output.n_old
+        self.new = output.rows.detach()
+
+    def __call__(self, dtype: torch.dtype) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield (start, stop, rows start to stop)."""
+        yield from self.old(dtype)
+        yield self.first_trained, self.n_vocab, self.new.to(dtype)
+
+
+def slices_of(output: nn.Module) -> Slices | None:
     """Return a plain output layer's matrix in slices; None for a layer that does more."""
+    if isinstance(output, GrownOutput):
+        return GrownSlices(output)
     if not isinstance(output, nn.Linear) or getattr(output, "bias", None) is not None:
         return None
     # an adapter's layer is no nn.Linear
@@ -136,7 +183,7 @@ class FusedLoss(torch.autograd.Function):
         rows: Tensor,
         weight: Tensor | None,
         targets: Tensor,
-        slices: DenseSlices | PackedSlices,
+        slices: Slices,
         softcap: float | None,
     ) -> Tensor:
         """Return the sum over rows of -log p(target)."""
@@ -157,7 +204,7 @@ class FusedLoss(torch.autograd.Function):
             if to_rows is not None:
                 to_rows[start : start + size] = times_weight(to_logits, part, slices)
             if to_weight is not None:
-                to_weight += to_logits.T @ part
+                to_weight += to_logits[:, slices.first_trained :].T @ part
         ctx.save_for_backward(to_rows, to_weight)
         ctx.learn = None
         output = getattr(slices, "layer", None)
@@ -190,7 +237,7 @@ def tell(  # noqa: PLR0917  all but the last are known in forward
     output.table.hear(OutputUse(rows.detach(), targets, log_totals, softcap, scale))
 
 
-def logits_of(part: Tensor, slices: Any) -> Tensor:
+def logits_of(part: Tensor, slices: Slices) -> Tensor:
     """Return logits in f32: (positions, d_model) -> (positions, n_vocab)."""
     logits = part.new_empty((part.shape[0], slices.n_vocab), dtype=wide(part.dtype))
     for start, stop, rows in slices(part.dtype):
@@ -220,7 +267,7 @@ def loss_and_gradient(
     return loss, gradient if slope is None else gradient.mul_(slope), log_total
 
 
-def times_weight(to_logits: Tensor, like: Tensor, slices: Any) -> Tensor:
+def times_weight(to_logits: Tensor, like: Tensor, slices: Slices) -> Tensor:
     """Return the gradient of the hidden states: (positions, n_vocab) -> (positions, d_model)."""
     out = torch.zeros_like(like)
     for start, stop, rows in slices(like.dtype):

@@ -35,6 +35,7 @@ class Settings:
         dropout: whether the adapter's inputs are dropped at random.
         compute_type: `float32`, `bfloat16` or `float16`.
         compiled: whether decoder layers are compiled.
+        new_tokens: tokens whose rows of embedding and output are trained beside an adapter.
     """
 
     method: str = "lora"
@@ -53,6 +54,7 @@ class Settings:
     dropout: bool = False
     compute_type: str = "float32"
     compiled: bool = False
+    new_tokens: int = 0
 
     @property
     def tokens(self) -> int:
@@ -87,10 +89,11 @@ class Settings:
 
 
 def lora_parameters(shape: Shape, settings: Settings) -> int:
-    """Return how many numbers an adapter trains."""
+    """Return how many numbers an adapter trains, the rows of new tokens among them."""
     per_block = sum(
         settings.rank_of(linear) * (linear.rows + linear.columns)
         + (linear.rows if settings.method == "dora" else 0)
         for linear in shape.targeted(settings.targets)
     )
-    return shape.n_layer * per_block
+    rows = settings.new_tokens * (1 if shape.tied else 2)
+    return shape.n_layer * per_block + rows * shape.d_model

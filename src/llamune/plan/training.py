@@ -200,6 +200,7 @@ def settings_of(
         dropout=recipe.dropout > 0,
         compute_type=chosen,
         compiled=compiled,
+        new_tokens=len(recipe.add_tokens),
     )
 
 
