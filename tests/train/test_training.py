@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import pytest
 
 from llamune.runs import Run
 from llamune.train import (
-    CheckpointError,
     CheckpointWritten,
     Event,
     LossError,
@@ -25,6 +24,7 @@ from llamune.train import (
     TrainError,
     checkpoint_steps,
     train,
+    what_to_lower,
 )
 from llamune.train.checkpoints import checkpoint_folder, newest_sound
 from tests.train import tiny
@@ -136,28 +136,21 @@ from tests.train import tiny
 run = Run.find(sys.argv[1])
 chosen = run.recipe
 train(tiny.adapted(chosen), tiny.records(), tiny.records(8, seed=5), recipe=chosen, run=run,
-      layers=tiny.MODULES, resume=len(sys.argv) > 2)
+      layers=tiny.MODULES, on_event=tiny.die_after_a_checkpoint)
 """
 
 
 def test_kill_9_anywhere_then_resume_is_bit_equal(tmp_path: Path) -> None:
-    chosen = tiny.recipe(steps=200, evaluations=4, patience=0)
+    chosen = tiny.recipe(steps=100, evaluations=4, patience=0)
     whole, killed = tiny.new_run(chosen), tiny.new_run(chosen)
     go(chosen, whole)
     script = tmp_path / "train.py"
     script.write_text(KILLED)
     command = [sys.executable, str(script), killed.reference]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen(command, env=environment)
-    until = time.monotonic() + 120
-    while not checkpoint_steps(killed.checkpoints):
-        assert process.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
     done = len(losses(killed)) if killed.metrics_path.exists() else 0
-    assert 0 < done < 200
+    assert 0 < done < 100
     assert go(chosen, killed, resume=True).finished
     assert losses(killed) == losses(whole)
     assert weights(killed) == weights(whole)
@@ -182,10 +175,62 @@ def test_a_damaged_checkpoint_is_passed_over() -> None:
     assert any(isinstance(event, Said) and "damaged" in event.text for event in events)
 
 
-def test_nothing_to_resume_from_is_said() -> None:
+def test_killed_before_its_first_checkpoint_a_run_begins_anew() -> None:
     chosen = tiny.recipe()
-    with pytest.raises(CheckpointError, match="no sound checkpoint"):
-        go(chosen, tiny.new_run(chosen), resume=True)
+    whole, killed = tiny.new_run(chosen), tiny.new_run(chosen)
+    go(chosen, whole)
+    killed.metrics_path.write_text('{"step": 1, "loss": 9.0}\n{"st')
+    said: list[Event] = []
+    assert go(chosen, killed, resume=True, on_event=said.append).finished
+    assert any(isinstance(event, Said) and "begins anew" in event.text for event in said)
+    assert losses(killed) == losses(whole)
+    assert weights(killed) == weights(whole)
+
+
+@pytest.mark.parametrize("stops_early", [False, True])
+def test_killed_after_its_last_step_a_run_makes_no_other(stops_early: bool) -> None:
+    choices = {"patience": 2, "learning_rate": 0.3} if stops_early else {"patience": 0}
+    chosen = tiny.recipe(steps=60, evaluations=30, **choices)
+    run = tiny.new_run(chosen)
+    before = go(chosen, run)
+    assert (before.steps_done < 60) == stops_early
+    seen, kept = lines(run), weights(run)
+    after = go(chosen, run, resume=True)
+    assert (after.finished, after.steps_done, after.kept_step) == (
+        True, before.steps_done, before.kept_step,
+    )  # fmt: skip
+    assert after.validation_loss == before.validation_loss
+    assert lines(run) == seen
+    assert weights(run) == kept
+
+
+def test_a_checkpoint_is_written_before_five_minutes_are_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from transformers import TrainerControl, TrainerState
+
+    from llamune.train import watch
+    from llamune.train.progress import Progress
+    from llamune.train.signals import StopRequest
+
+    now = 0.0
+    monkeypatch.setattr(watch.time, "monotonic", lambda: now)
+    chosen = tiny.recipe(steps=1000, evaluations=0)
+    run = tiny.new_run(chosen)
+    watcher = watch.Watch(
+        chosen, tokens=[10] * 1000, progress=Progress(), metrics=None,
+        checkpoints=run.checkpoints, stop=StopRequest(), on_event=lambda _: None,
+    )  # fmt: skip
+    saved_at = []
+    for step in range(1, 30):  # of 80 seconds: a fourth would end after 320
+        watcher.on_step_begin()
+        now += 80.0
+        state = TrainerState(global_step=step)
+        if watcher.on_step_end(None, state, TrainerControl()).should_save:
+            saved_at.append(now)
+            watcher.on_save(None, state, None)
+    assert saved_at[0] <= 300
+    assert all(later - sooner <= 300 for sooner, later in itertools.pairwise(saved_at))
 
 
 def test_a_loss_that_is_no_number_stops_before_the_weights_take_harm() -> None:
@@ -268,6 +313,27 @@ def test_out_of_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(OutOfMemory) as caught:
         go(chosen, tiny.new_run(chosen))
     assert "--micro-batch 1 (now 2)" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ({"batch": 8, "micro_batch": 8}, "--micro-batch 4 (now 8)"),
+        ({"micro_batch": 1}, "--recompute"),
+        ({"micro_batch": 1, "recompute": True, "max_length": 100}, "--max-length 50 (now 100)"),
+        ({"method": "full", "batch": 6, "micro_batch": 6}, "--batch 3 (now 6)"),
+    ],
+)
+def test_what_to_lower_can_be_lowered(choices: dict[str, Any], said: str) -> None:
+    chosen = tiny.recipe(**choices)
+    hint = what_to_lower(chosen)
+    assert hint.startswith(said)
+    option, _, rest = hint.removeprefix("--").partition(" ")
+    field, value = option.replace("-", "_"), rest.split()[0]
+    lowered = {**choices, field: int(value) if value.isdecimal() else True}
+    if chosen.is_packed:
+        lowered["micro_batch"] = lowered["batch"]
+    assert tiny.recipe(**lowered) != chosen
 
 
 def test_the_rehearsal_changes_nothing() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,8 @@ from llamune.train import (
     ROUNDING,
     TRAINED_MODEL,
     NoiseForecast,
+    Team,
+    check_dense,
     checkpoint_folder,
     checkpoint_steps,
     dense_loop,
@@ -44,13 +45,15 @@ def check_full(prepared: Prepared) -> None:
     """Refuse, before a run is made, what full training cannot do with this base.
 
     Raises:
-        UnsupportedError: rows that do not divide into the keep type's blocks, or several
-            processes.
+        UnsupportedError: rows that do not divide into the keep type's blocks, several processes
+            for packed weights, or an optimizer that dense weights cannot have here.
     """
+    n_processes = Team.of_environment().size
     if prepared.recipe.dense:
+        check_dense(prepared.recipe, n_processes=n_processes)
         return
     types_of(prepared)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if n_processes > 1:
         raise UnsupportedError(
             "packed weights are trained in one process", hint="--dense for several, with torchrun"
         )
@@ -88,15 +91,18 @@ def load_full(
     """
     import torch
 
-    from llamune.nn import load
+    from llamune.nn import load, process_mesh
 
-    recipe, base = prepared.recipe, prepared.opened
+    recipe, base, team = prepared.recipe, prepared.opened, Team.of_environment()
     if compute.n_threads:
-        torch.set_num_threads(compute.n_threads)
+        torch.set_num_threads(max(1, compute.n_threads // team.local_size))
     entries = lineage(run, prepared)
     if recipe.dense:
         dtype = getattr(torch, recipe.weight_type)
-        model = load(base.file, family=base.family, device=device, dtype=dtype, unpack=True)
+        mesh = process_mesh(device) if team.size > 1 else None
+        model = load(
+            base.file, family=base.family, device=device, dtype=dtype, unpack=True, mesh=mesh
+        )
         return model, dense_loop(model, base.file, base.family, recipe, entries=entries)
     types, paths = types_of(prepared), base.paths
     if needs_widening(base.file, types):

@@ -16,6 +16,7 @@ from llamune.nn.noise import uniform
 from llamune.nn.packed import PackedEmbedding, PackedLinear, from_pairs, to_pairs
 from llamune.nn.repack import KEEP_TYPES, repack, require_keep_type, rounding_variance, steps_of
 from llamune.nn.served import coarse_gelu
+from llamune.nn.shards import part_of, process_mesh, whole
 from llamune.nn.trained import TrainedLinear, train_packed
 from llamune.nn.trained_table import TrainedTable, train_tables
 from llamune.nn.unpack import How, unpack, unpackable
@@ -39,6 +40,8 @@ __all__ = [
     "fused_loss",
     "last_rows",
     "load",
+    "part_of",
+    "process_mesh",
     "repack",
     "require_keep_type",
     "rounding_variance",
@@ -49,4 +52,5 @@ __all__ = [
     "uniform",
     "unpack",
     "unpackable",
+    "whole",
 ]

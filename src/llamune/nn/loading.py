@@ -16,11 +16,13 @@ from llamune.nn.compiling import COMPILE_FROM_PARAMETERS, can_compile
 from llamune.nn.compute import best_device, choose_compute
 from llamune.nn.model import class_of
 from llamune.nn.packed import PackedEmbedding, PackedLinear, from_pairs
+from llamune.nn.shards import move_buffers, put_part, share_out
 from llamune.nn.unpack import How, require_unpackable
 from llamune.nn.unpack import unpack as unpack_rows
 from llamune.store import resolve
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
     from transformers import PreTrainedModel
 
 __all__ = ["load"]
@@ -34,6 +36,7 @@ def load(
     dtype: torch.dtype | None = None,
     unpack: bool = False,
     compiled: bool | None = None,
+    mesh: DeviceMesh | None = None,
 ) -> PreTrainedModel:
     """Return the transformers model of a file, its linear and embedding weights packed.
 
@@ -47,6 +50,8 @@ def load(
         unpack: give the ordinary dense model, every weight trainable.
         compiled: whether unpacking goes through `torch.compile` where ggml's own code cannot
             serve (other devices, other types); default where a compiler is and it pays.
+        mesh: processes among which the dense model's weights are shared out; none ever holds
+            more than its part and one matrix.
 
     Raises:
         UnsupportedError: the architecture, or a tensor's quant type, is not implemented.
@@ -60,7 +65,7 @@ def load(
     builder = Builder(
         file, family, device, dtype, how=best_way(family, device, dtype, compiled=compiled)
     )
-    return builder.dense() if unpack else builder.packed()
+    return builder.dense(mesh) if unpack else builder.packed()
 
 
 def best_way(
@@ -115,17 +120,29 @@ class Builder:
             replace(model, "lm_head", self.tied_output(table))
         return self.finish(model)
 
-    def dense(self) -> PreTrainedModel:
+    def dense(self, mesh: DeviceMesh | None = None) -> PreTrainedModel:
         """Return the ordinary model with float weights, everything trainable."""
         import transformers
 
         model = self.empty(getattr(transformers, self.family.model_class))
+        if mesh is not None:
+            self.tie(model)  # what is one matrix must be known as such when it is shared out
+            share_out(model, mesh)
         for rule in self.family.rules.values():
             module = model.get_submodule(rule.module)
-            setattr(module, rule.parameter, nn.Parameter(self.floats(rule)))
+            if mesh is None:
+                setattr(module, rule.parameter, nn.Parameter(self.floats(rule)))
+            else:
+                put_part(module, rule.parameter, self.floats(rule))
+        self.tie(model)
+        if mesh is not None:
+            move_buffers(model, self.device)
+        return self.finish(model, moved=mesh is not None)
+
+    def tie(self, model: Any) -> None:
+        """Make embedding and output one matrix, where they are one in the file."""
         if self.family.tied:
             model.lm_head.weight = model.get_input_embeddings().weight
-        return self.finish(model)
 
     def empty(self, model_class: type[Any]) -> Any:
         """Return the model without weights, its position tables made for real."""
@@ -161,9 +178,10 @@ class Builder:
         rotary.inv_freq = 1.0 / (base**exponents) / factors
         rotary.original_inv_freq = rotary.inv_freq.clone()
 
-    def finish(self, model: Any) -> PreTrainedModel:
-        """Put the rest on the device and leave nothing on "meta"."""
-        model.to(self.device)
+    def finish(self, model: Any, *, moved: bool = False) -> PreTrainedModel:
+        """Put the rest on the device, unless it is there, and leave nothing on "meta"."""
+        if not moved:
+            model.to(self.device)
         model.config._name_or_path = str(self.file.path)
         return model.eval()  # type: ignore[no-any-return]  # transformers is untyped here
 

@@ -12,6 +12,7 @@ from llamune.train.attach import (
 from llamune.train.batches import Collator, Example, batch_order
 from llamune.train.checkpoints import checkpoint_folder, checkpoint_steps, newest_sound
 from llamune.train.curve import LossCurve, draw_loss_curve, loss_curve, plot_text
+from llamune.train.dense import DENSE_OPTIMIZERS, check_dense, dense_loop
 from llamune.train.errors import CheckpointError, LossError, OutOfMemory, TrainError
 from llamune.train.events import (
     AdapterWritten,
@@ -25,7 +26,7 @@ from llamune.train.events import (
     Validated,
 )
 from llamune.train.memory import PeakMemory, resident_bytes
-from llamune.train.packed import dense_loop, packed_loop
+from llamune.train.packed import packed_loop
 from llamune.train.packed_file import ROUNDING, TRAINED_MODEL, needs_widening, trained_types, widen
 from llamune.train.packed_noise import NoiseForecast, forecast_noise
 from llamune.train.quiet import quiet
@@ -35,6 +36,7 @@ from llamune.train.trackers import check_trackers
 from llamune.train.training import TrainResult, train
 
 __all__ = [
+    "DENSE_OPTIMIZERS",
     "ROUNDING",
     "TRAINED_MODEL",
     "AdapterWritten",
@@ -60,6 +62,7 @@ __all__ = [
     "Validated",
     "attach_adapter",
     "batch_order",
+    "check_dense",
     "check_trackers",
     "checkpoint_folder",
     "checkpoint_steps",

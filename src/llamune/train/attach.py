@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-__all__ = ["attach_adapter", "count_trained", "load_adapter_weights", "write_adapter"]
+__all__ = [
+    "attach_adapter",
+    "check_ranks",
+    "count_trained",
+    "load_adapter_weights",
+    "write_adapter",
+]
 
 WEIGHTS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
@@ -42,12 +48,7 @@ def attach_adapter(
 
     if not modules:
         raise TrainError("no layer is chosen to be trained", hint="--targets all")
-    leaves = {module.rsplit(".", 1)[-1] for module in modules}
-    if unknown := sorted(set(recipe.ranks) - leaves):
-        raise TrainError(
-            f"a rank is given for {', '.join(unknown)}, which is not trained",
-            hint=f"trained layers: {', '.join(sorted(leaves))}",
-        )
+    check_ranks(recipe, modules)
     set_seed(recipe.seed)  # A is drawn at random
     config = LoraConfig(
         r=recipe.rank,
@@ -70,6 +71,24 @@ def attach_adapter(
 
         grow(adapted, len(recipe.add_tokens))
     return adapted
+
+
+def check_ranks(recipe: Recipe, modules: Iterable[str]) -> None:
+    """Refuse a rank for a layer that gets no adapter.
+
+    Args:
+        recipe: its `ranks` are by kind of layer.
+        modules: paths of the layers that get one.
+
+    Raises:
+        TrainError: with the layers that do.
+    """
+    leaves = {module.rsplit(".", 1)[-1] for module in modules}
+    if unknown := sorted(set(recipe.ranks) - leaves):
+        raise TrainError(
+            f"a rank is given for {', '.join(unknown)}, which is not trained",
+            hint=f"trained layers: {', '.join(sorted(leaves))}",
+        )
 
 
 def count_trained(model: PeftModel) -> int:

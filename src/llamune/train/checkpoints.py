@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llamune.files import sha256_of, sync_folder
-from llamune.train.errors import CheckpointError
 
 __all__ = [
     "FULL_DISK",
@@ -131,15 +130,12 @@ def sound(folder: Path) -> str | None:
     return None
 
 
-def newest_sound(checkpoints: Path, *, say: Callable[[str], None]) -> Path:
-    """Return the newest checkpoint whose files are as they were written.
+def newest_sound(checkpoints: Path, *, say: Callable[[str], None]) -> Path | None:
+    """Return the newest checkpoint whose files are as they were written, None without one.
 
     Args:
         checkpoints: folder of all checkpoints.
         say: called with a line for each damaged one that is passed over.
-
-    Raises:
-        CheckpointError: there is none.
     """
     for step in reversed(checkpoint_steps(checkpoints)):
         folder = checkpoint_folder(checkpoints, step)
@@ -147,9 +143,7 @@ def newest_sound(checkpoints: Path, *, say: Callable[[str], None]) -> Path:
         if fault is None:
             return folder
         say(f"{folder}: {fault}: passed over")
-    raise CheckpointError(
-        f"{checkpoints}: no sound checkpoint to go on from", hint="start the run anew"
-    )
+    return None
 
 
 def keep(checkpoints: Path, *, newest: int, best_step: int | None) -> None:

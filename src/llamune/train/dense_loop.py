@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from transformers.training_args import OptimizerNames
 
 from llamune.arch import Family, OffsetNorm, PermuteRows, TensorRule
 from llamune.gguf import Entry, ModelFile, floats_to_rows, quant_type
-from llamune.nn import to_pairs, uniform
+from llamune.nn import part_of, to_pairs, whole
 from llamune.runs import Recipe, Run
-from llamune.train.errors import CheckpointError, TrainError
+from llamune.train.dense_optimizers import RoundedAtRandom, over_parts
+from llamune.train.errors import CheckpointError
 from llamune.train.loop import Loop
 from llamune.train.packed_file import (
     EMBEDDINGS,
@@ -28,88 +29,22 @@ from llamune.train.packed_file import (
     write_replaced,
 )
 
-__all__ = ["DenseLoop", "RoundedAtRandom"]
+__all__ = ["DenseLoop", "freeze_tables"]
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 WEIGHTS = "weights.safetensors"
+OPTIMIZER = "optimizer.pt"
 FILE_TYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
-
-
-class RoundedAtRandom(torch.optim.Optimizer):
-    """Any optimizer over 16-bit weights: each is made f32 for its step, then rounded at random.
-
-    A step is usually smaller than half the distance of two bf16 numbers: rounded to nearest it
-    would be lost. The optimizer's own state stays f32.
-
-    Args:
-        parameters: bf16.
-        make: makes the optimizer of one parameter.
-        seed: of the roundings.
-    """
-
-    def __init__(
-        self,
-        parameters: Sequence[torch.nn.Parameter],
-        make: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer],
-        *,
-        seed: int,
-    ) -> None:
-        self.own = [make([parameter]) for parameter in parameters]
-        self.seed = seed
-        self.n_steps = 0
-        super().__init__(parameters, {"lr": self.own[0].param_groups[0]["lr"]})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002  as above
-        """Move each weight, one after the other."""
-        self.n_steps += 1
-        parameters = self.param_groups[0]["params"]
-        for number, (parameter, own) in enumerate(zip(parameters, self.own, strict=True)):
-            if parameter.grad is None:
-                continue
-            own.param_groups[0]["lr"] = self.param_groups[0]["lr"]
-            gradient, parameter.grad = parameter.grad, None
-            parameter.data = parameter.data.float()
-            parameter.grad = gradient.float()
-            own.step()
-            parameter.grad = None
-            parameter.data = rounded(parameter.data, key=(self.seed, self.n_steps, number))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the states of all optimizers, and how many steps were made."""
-        return {
-            **super().state_dict(),
-            "own": [one.state_dict() for one in self.own],
-            "n_steps": self.n_steps,
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
-        super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
-        self.n_steps = state_dict["n_steps"]
-        for parameter, own, state in zip(
-            self.param_groups[0]["params"], self.own, state_dict["own"], strict=True
-        ):
-            kept = parameter.data
-            parameter.data = kept.float()  # states take the type of their parameter
-            own.load_state_dict(state)
-            parameter.data = kept
-
-
-def rounded(values: Tensor, *, key: tuple[int, ...]) -> Tensor:
-    """Return f32 numbers in bf16, each rounded up or down so that its mean is the number."""
-    rows = values.view(values.shape[0], -1)
-    noise = uniform((rows.shape[0], rows.shape[1]), key=key, device=values.device)
-    bits = rows.view(torch.int32) + (noise * 2**16).to(torch.int32)
-    return (bits >> 16).to(torch.int16).view(torch.bfloat16).view(values.shape)
 
 
 class DenseLoop(Loop):
     """The loop of one run that trains float weights.
 
+    Several processes hold a part of the weights each; what gathers them concerns all of them.
+
     Args:
-        model: the ordinary transformers model.
+        model: the ordinary transformers model, shared out where there are several processes.
         settings: from `arguments`.
         source: the base's file.
         family: what `describe` said of it.
@@ -130,20 +65,37 @@ class DenseLoop(Loop):
         self.source = source
         self.family = family
         self.entries = entries
-        settings.optim = optimizer_named(kwargs["recipe"].optimizer)
+        recipe: Recipe = kwargs["recipe"]
+        settings.optim = OptimizerNames(recipe.optimizer)
+        settings.weight_decay = recipe.weight_decay
+        self.is_shared_out = settings.world_size > 1
+        if self.is_shared_out:
+            model._is_accelerate_prepared = True  # accelerate would keep a whole model everywhere
         super().__init__(model, settings, **kwargs)
+
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        if not self.is_shared_out:  # else each part is where it belongs
+            super()._move_model_to_device(model, device)
 
     def create_optimizer(self, *_: Any) -> torch.optim.Optimizer:
         """Return what transformers makes of the name; over bf16 weights, rounding at random."""
         if self.optimizer is not None:
             return self.optimizer
-        if self.recipe.weight_type == "float32":
+        is_rounded = self.recipe.weight_type == "bfloat16"
+        if not (is_rounded or self.is_shared_out):
             return Trainer.create_optimizer(self)
         kind, options = Trainer.get_optimizer_cls_and_kwargs(self.args)
-        options = {**options, "weight_decay": self.recipe.weight_decay}
-        self.optimizer = RoundedAtRandom(
-            list(self.trained().values()), partial(kind, **options), seed=self.recipe.seed
-        )
+        decaying = set(self.get_decay_parameter_names(self.adapted))
+        groups = [
+            (parameter, self.recipe.weight_decay if name in decaying else 0.0)
+            for name, parameter in self.trained().items()
+        ]
+        make = partial(kind, **options)
+        if is_rounded:
+            key = (self.recipe.seed, self.args.process_index)
+            self.optimizer = RoundedAtRandom(make, groups, key=key)
+        else:
+            self.optimizer = over_parts(make, groups)
         return self.optimizer
 
     def trained(self) -> dict[str, torch.nn.Parameter]:
@@ -154,44 +106,82 @@ class DenseLoop(Loop):
             if parameter.requires_grad
         }
 
+    def evaluate_quietly(self) -> float:
+        """Return the validation loss; every process goes through the model equally often."""
+        n_batches, n_processes = len(self.validation_order), self.args.world_size
+        if self.is_shared_out and self.args.process_index >= n_batches % n_processes > 0:
+            batch = [self.validation_records[i] for i in self.validation_order[0]]
+            with torch.no_grad():  # for the weights that the others gather; it does not count
+                self.adapted(**self._prepare_inputs(self.collator(batch)))
+        return super().evaluate_quietly()
+
+    def own(self, name: str) -> str:
+        """Return the name of this process's file in a checkpoint."""
+        if not self.is_shared_out:
+            return name
+        return f"{self.args.process_index + 1}-of-{self.args.world_size}.{name}"
+
     def save_weights(self, folder: Path) -> None:
-        """Write the trained floats."""
-        weights = {name: one.detach().contiguous() for name, one in self.trained().items()}
-        save_file(weights, folder / WEIGHTS)
+        """Write the trained floats, or this process's part of them."""
+        weights = {name: part_of(one).contiguous() for name, one in self.trained().items()}
+        save_file(weights, folder / self.own(WEIGHTS))
 
     def load_weights(self, folder: Path) -> None:
         """Put back what `save_weights` wrote.
 
         Raises:
-            CheckpointError: it is of another model or recipe.
+            CheckpointError: it is of another model or recipe, or of another number of processes.
         """
-        wanted, found = self.trained(), load_file(folder / WEIGHTS)
+        path = folder / self.own(WEIGHTS)
+        if not path.is_file():
+            raise CheckpointError(
+                f"{folder}: written by another number of processes than {self.args.world_size}",
+                hint="go on with as many as the run began with",
+            )
+        wanted = {name: part_of(one) for name, one in self.trained().items()}
+        found = load_file(path)
         if {k: v.shape for k, v in wanted.items()} != {k: v.shape for k, v in found.items()}:
             raise CheckpointError(f"{folder}: does not fit this recipe")
-        with torch.no_grad():
-            for name, parameter in wanted.items():
-                parameter.copy_(found[name])
+        for name, part in wanted.items():
+            part.copy_(found[name])
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)  # the leading process's
+        if self.args.process_index:
+            assert self.optimizer is not None  # noqa: S101  the trainer made it
+            torch.save(self.optimizer.state_dict(), Path(output_dir) / self.own(OPTIMIZER))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.args.process_index and checkpoint is not None:
+            assert self.optimizer is not None  # noqa: S101  the trainer made it
+            path = Path(checkpoint) / self.own(OPTIMIZER)
+            self.optimizer.load_state_dict(torch.load(path, weights_only=True))
 
     def write_result(self, run: Run, *, layers: Sequence[str]) -> Path:  # noqa: ARG002  of adapters
         """Write the trained model as a whole file, its floats as they are."""
         trained = self.trained()
         kind = FILE_TYPES[next(iter(trained.values())).dtype]
+        rules = {rule.gguf: rule for rule in self.family.rules.values() if rule.name in trained}
+        out = run.folder / TRAINED_MODEL
+        if self.args.process_index:  # each matrix is gathered when the first process writes it
+            for name in self.source.tensors:
+                if name in rules:
+                    whole(trained[rules[name].name])
+            return out
         changed = {}
-        for rule in self.family.rules.values():
-            if rule.name not in trained:
-                continue
+        for name, rule in rules.items():
             wide = kind if len(rule.shape) > 1 else "F32"
-            changed[rule.gguf] = Replaced(
+            changed[name] = Replaced(
                 type=quant_type(wide), chunks=partial(file_rows, trained[rule.name], rule, wide)
             )
-        out = run.folder / TRAINED_MODEL
         write_replaced(self.source, changed, out, entries=self.entries)
         return out
 
 
 def file_rows(parameter: Tensor, rule: TensorRule, kind: str) -> Iterator[Bytes]:
     """Yield a parameter's rows as the file has them."""
-    values = parameter.detach()
+    values = whole(parameter)
     if isinstance(rule.transform, PermuteRows):
         values = to_pairs(values, rule.transform.n_head, dim=0)
     elif isinstance(rule.transform, OffsetNorm):
@@ -200,19 +190,6 @@ def file_rows(parameter: Tensor, rule: TensorRule, kind: str) -> Iterator[Bytes]
     for start, stop in row_slices(*rows.shape):
         part = rows[start:stop].float().cpu().contiguous().numpy()
         yield floats_to_rows(part, quant_type(kind))
-
-
-def optimizer_named(name: str) -> OptimizerNames:
-    """Return the optimizer that transformers knows by a name.
-
-    Raises:
-        TrainError: it knows none of that name.
-    """
-    try:
-        return OptimizerNames(name)
-    except ValueError as error:
-        known = ", ".join(one.value for one in OptimizerNames)
-        raise TrainError(f"no optimizer is called {name!r}", hint=f"known: {known}") from error
 
 
 def freeze_tables(model: torch.nn.Module, family: Family, recipe: Recipe) -> None:

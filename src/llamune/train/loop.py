@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from llamune.data import by_length
+from llamune.nn import whole
 from llamune.runs import Recipe, Run
 from llamune.train import attach, checkpoints
 from llamune.train.batches import IGNORED, Collator, Example
@@ -74,6 +75,8 @@ class Loop(Trainer):
         folder: of the checkpoints.
         progress: what a resumed run must remember; written into each checkpoint.
     """
+
+    is_shared_out = False  # whether each process holds a part of the weights only
 
     def __init__(
         self,
@@ -159,6 +162,8 @@ class Loop(Trainer):
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        if self.is_shared_out:
+            norm = whole(norm)
         if norm is not None and not math.isfinite(float(norm)):
             raise self.diverged("gradient", float(norm))
         return norm
@@ -210,8 +215,9 @@ class Loop(Trainer):
         with checkpoints.writing(
             self.checkpoints_folder, self.state.global_step, leader=leader, barrier=barrier
         ) as folder:
-            if leader:
+            if leader or self.is_shared_out:
                 self.save_weights(folder)
+            if leader:
                 self.state.save_to_json(os.fspath(folder / TRAINER_STATE))
                 (folder / PROGRESS).write_text(json.dumps(self.progress.as_dict()))
             self._save_optimizer_and_scheduler(os.fspath(folder))
@@ -240,6 +246,8 @@ class Loop(Trainer):
 
     def write_result(self, run: Run, *, layers: Sequence[str]) -> Path:
         """Write what the training made into the run's folder, in place of an earlier one.
+
+        Called in the leading process, and in every one where weights are shared out.
 
         Args:
             run: its folder.

@@ -1,4 +1,4 @@
-"""Training every weight of a model, in its blocks or as floats: what `train` needs for it."""
+"""Training every weight of a model in its blocks: what `train` needs for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from llamune.train.loop import Loop
 
-__all__ = ["dense_loop", "packed_loop"]
+__all__ = ["packed_loop"]
 
 
 def packed_loop(
@@ -40,26 +40,3 @@ def packed_loop(
 
     weights = PackedWeights(model, source, family, recipe, entries=entries)
     return partial(PackedLoop, weights=weights)
-
-
-def dense_loop(
-    model: PreTrainedModel,
-    source: ModelFile,
-    family: Family,
-    recipe: Recipe,
-    *,
-    entries: Mapping[str, Entry] | None = None,
-) -> Callable[..., Loop]:
-    """Return the `make_loop` of `train` for a dense model.
-
-    Args:
-        model: from `nn.load` with `unpack`.
-        source: the file it was loaded from.
-        family: what `describe` said of it.
-        recipe: the settled recipe.
-        entries: metadata for the file that is written, such as where it comes from.
-    """
-    from llamune.train.dense_loop import DenseLoop, freeze_tables
-
-    freeze_tables(model, family, recipe)
-    return partial(DenseLoop, source=source, family=family, entries=dict(entries or {}))

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Progress"]
+__all__ = ["PROGRESS", "Progress"]
+
+PROGRESS = "progress.json"  # its file in a checkpoint
 
 
 @dataclass

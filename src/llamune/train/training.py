@@ -230,8 +230,10 @@ def finish(loop: Loop, *, run: Run, layers: Sequence[str], on_event: OnEvent) ->
     best = loop.progress.best_step
     if best is not None and best != loop.state.global_step:
         loop.load_weights(checkpoints.checkpoint_folder(run.checkpoints, best))
-    if loop.args.process_index == 0:
+    leads = loop.args.process_index == 0
+    if leads or loop.is_shared_out:
         folder = loop.write_result(run, layers=layers)
+    if leads:
         on_event(AdapterWritten(folder=folder, step=best or loop.state.global_step))
 
 

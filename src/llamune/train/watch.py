@@ -68,6 +68,16 @@ class Watch(TrainerCallback):
         """How many steps lie between two passes over the validation records."""
         return math.ceil(self.recipe.steps / max(1, self.recipe.evaluations))
 
+    @property
+    def has_no_patience(self) -> bool:
+        """Whether too many validation passes have gained nothing."""
+        return 0 < self.recipe.patience <= self.progress.passes_without_gain
+
+    def is_over(self, step: int) -> bool:
+        """Whether a run that was killed after this step had made its last one."""
+        self.stopped_early = self.has_no_patience
+        return self.stopped_early or step >= self.recipe.steps
+
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Start the clocks."""
         self.step_began = self.saved_at = time.monotonic()
@@ -86,8 +96,10 @@ class Watch(TrainerCallback):
         last = step >= self.recipe.steps
         if self.validates and (step % self.steps_between_validations == 0 or last):
             control.should_evaluate = True
-        # clocks and signals differ between processes, what they do must not
-        due = any_of(time.monotonic() - self.saved_at >= 60 * self.recipe.checkpoint_minutes)
+        # clocks and signals differ between processes, what they do must not; saved before the
+        # time is up, where one more step would go beyond it
+        since_saved = time.monotonic() - self.saved_at
+        due = any_of(since_saved + seconds >= 60 * self.recipe.checkpoint_minutes)
         if due or last or step % math.ceil(self.recipe.steps / CHECKPOINTS_A_RUN) == 0:
             control.should_save = True
         if any_of(self.stop.requested):
@@ -136,7 +148,7 @@ class Watch(TrainerCallback):
         best = self.progress.saw(loss, step)
         if best:
             control.should_save = True
-        elif self.recipe.patience and self.progress.passes_without_gain >= self.recipe.patience:
+        elif self.has_no_patience:
             control.should_save = control.should_training_stop = True
             self.stopped_early = True
         self.on_event(Validated(step=step, loss=loss, best=best))
