@@ -5,6 +5,7 @@ Importing this room loads no torch; training does.
 
 from llamune.train.attach import (
     attach_adapter,
+    check_ranks,
     count_trained,
     load_adapter_weights,
     write_adapter,
@@ -33,7 +34,7 @@ from llamune.train.quiet import quiet
 from llamune.train.speed import MeasuredSteps, measure_steps
 from llamune.train.team import Team
 from llamune.train.trackers import check_trackers
-from llamune.train.training import TrainResult, train
+from llamune.train.training import TrainResult, train, what_to_lower
 
 __all__ = [
     "DENSE_OPTIMIZERS",
@@ -63,6 +64,7 @@ __all__ = [
     "attach_adapter",
     "batch_order",
     "check_dense",
+    "check_ranks",
     "check_trackers",
     "checkpoint_folder",
     "checkpoint_steps",
@@ -81,6 +83,7 @@ __all__ = [
     "resident_bytes",
     "train",
     "trained_types",
+    "what_to_lower",
     "widen",
     "write_adapter",
 ]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
 from llamune.data import by_length
 from llamune.nn import whole
@@ -23,12 +23,11 @@ from llamune.runs import Recipe, Run
 from llamune.train import attach, checkpoints
 from llamune.train.batches import IGNORED, Collator, Example
 from llamune.train.errors import LossError
-from llamune.train.progress import Progress
+from llamune.train.progress import PROGRESS, Progress
 from llamune.train.team import any_of
 
 __all__ = ["Loop", "arguments"]
 
-PROGRESS = "progress.json"
 TRAINER_STATE = "trainer_state.json"
 VALIDATION_LOSS = "eval_loss"
 NEWEST_CHECKPOINTS_KEPT = 2
@@ -231,6 +230,11 @@ class Loop(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.load_weights(Path(resume_from_checkpoint))
+
+    def take_up(self, checkpoint: Path) -> None:
+        """Be where a run was that had made its last step, without another one."""
+        self.load_weights(checkpoint)
+        self.state = TrainerState.load_from_json(os.fspath(checkpoint / TRAINER_STATE))
 
     def save_weights(self, folder: Path) -> None:
         """Write what is trained into a folder that exists, for `load_weights`."""

@@ -17,7 +17,7 @@ from llamune.train.batches import Example, batch_order, largest_micro_batch
 from llamune.train.errors import OutOfMemory, TrainError
 from llamune.train.events import AdapterWritten, OnEvent, Said, Sampled, TrainingStarted
 from llamune.train.memory import PeakMemory, return_at_once
-from llamune.train.progress import Progress
+from llamune.train.progress import PROGRESS, Progress
 from llamune.train.quiet import quiet
 from llamune.train.signals import StopRequest
 
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from llamune.train.loop import Loop
     from llamune.train.watch import Watch
 
-__all__ = ["TrainResult", "train"]
+__all__ = ["TrainResult", "train", "what_to_lower"]
+
+SHORTEST_TOKENS = 8  # that a recipe may cut records to
 
 # what torch says when an allocation fails on the CPU; on devices it raises OutOfMemoryError
 ALLOCATION_FAILED = ("can't allocate memory", "not enough memory", "out of memory")
@@ -78,7 +80,7 @@ def train(
         recipe: the settled recipe.
         run: its folder.
         on_event: called with each event.
-        resume: go on from the newest sound checkpoint.
+        resume: go on from the newest sound checkpoint, if there is one.
         layers: leaf names of the trained layers, for the adapter's config.
         sampler: answers a prompt with the model; called at each validation pass.
         make_loop: makes the loop of another way to train; default `Loop`, for adapters.
@@ -86,7 +88,6 @@ def train(
     Raises:
         LossError: loss or gradient is no number.
         OutOfMemory: there is not enough, with what to lower.
-        CheckpointError: nothing to resume from.
         TrainError: a record has no trained token, or the disk is full.
     """
     refuse_untrained(training, "training")
@@ -120,7 +121,7 @@ def train(
         )
         if validation and start is None:
             watch.progress.validation_before = loop.evaluate_quietly()
-        loop.train(resume_from_checkpoint=None if start is None else str(start))
+        make_steps(loop, watch, start)
         finished = watch.stopped_early or loop.state.global_step >= recipe.steps
         if finished:
             finish(loop, run=run, layers=layers, on_event=on_event)
@@ -152,13 +153,8 @@ def prepare(
     from llamune.train.loop import Loop, arguments
     from llamune.train.watch import Watch
 
-    start = None
-    progress = Progress()
-    if resume:
-        start = checkpoints.newest_sound(
-            run.checkpoints, say=lambda text: on_event(Said(text=text))
-        )
-        progress = Progress.read(start / "progress.json")
+    start = newest_checkpoint(run, on_event) if resume else None
+    progress = Progress() if start is None else Progress.read(start / PROGRESS)
     if recipe.recompute:
         base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -207,6 +203,14 @@ def prepare(
     return loop, watch, start
 
 
+def newest_checkpoint(run: Run, on_event: OnEvent) -> Path | None:
+    """Return the checkpoint that a run goes on from; without one it begins anew, which is said."""
+    newest = checkpoints.newest_sound(run.checkpoints, say=lambda text: on_event(Said(text=text)))
+    if newest is None:
+        on_event(Said(text="no checkpoint to go on from: the training begins anew"))
+    return newest
+
+
 def rehearse(loop: Loop) -> None:
     """Send the largest micro-batch forward and backward, and forget it.
 
@@ -223,6 +227,14 @@ def rehearse(loop: Loop) -> None:
         loop.adapted.train()
         loop.adapted(**loop._prepare_inputs(inputs)).loss.backward()
         loop.adapted.zero_grad(set_to_none=True)
+
+
+def make_steps(loop: Loop, watch: Watch, start: Path | None) -> None:
+    """Make the steps that are left: none where a run was killed after its last one."""
+    if start is not None and watch.is_over(step_of(start)):
+        loop.take_up(start)
+    else:
+        loop.train(resume_from_checkpoint=None if start is None else str(start))
 
 
 def finish(loop: Loop, *, run: Run, layers: Sequence[str], on_event: OnEvent) -> None:
@@ -303,11 +315,17 @@ def faults_in_plain_words(recipe: Recipe, run: Run) -> Iterator[None]:
 
 def out_of_memory(recipe: Recipe) -> OutOfMemory:
     """Return the error that says what to lower, and by how much."""
+    return OutOfMemory("out of memory in training", hint=what_to_lower(recipe))
+
+
+def what_to_lower(recipe: Recipe) -> str:
+    """Return the option that saves most of the memory for the least loss, and what it saves."""
     if recipe.micro_batch > 1:
+        # packed weights change in every pass: there the micro-batch is the batch
+        option = "--batch" if recipe.is_packed else "--micro-batch"
         half = recipe.micro_batch // 2
-        hint = f"--micro-batch {half} (now {recipe.micro_batch}) halves what activations take"
-    elif not recipe.recompute:
-        hint = "--recompute keeps a tenth of the activations, for a third more time"
-    else:
-        hint = f"--max-length {max(8, recipe.max_length // 2)} (now {recipe.max_length})"
-    return OutOfMemory("out of memory in training", hint=hint)
+        return f"{option} {half} (now {recipe.micro_batch}) halves what activations take"
+    if not recipe.recompute:
+        return "--recompute keeps a tenth of the activations, for a third more time"
+    half = max(SHORTEST_TOKENS, recipe.max_length // 2)
+    return f"--max-length {half} (now {recipe.max_length}) halves what activations take"
