@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from llamune.adapter import (
     LoraAdapter,
@@ -43,10 +43,7 @@ from llamune.jobs.preparing import Opened, opened
 from llamune.runs import Run
 from llamune.store import ModelName, home, publish_model
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["Candidate", "HeldOutLosses", "MergeReport", "merge", "merge_opened", "parse_adapter"]
+__all__ = ["Candidate", "HeldOutLosses", "MergeReport", "merge", "parse_adapter"]
 
 
 def parse_adapter(text: str) -> tuple[str, float]:
@@ -67,7 +64,7 @@ def parse_adapter(text: str) -> tuple[str, float]:
 
 
 def merge(
-    ref: str,
+    base: str | Opened,
     adapters: Sequence[str] = (),
     *,
     out: Path | None = None,
@@ -85,7 +82,7 @@ def merge(
     """Fold adapters into their base and write one GGUF file.
 
     Args:
-        ref: the base; or, without `adapters`, a model that has adapters of its own.
+        base: name, file, or opened; without `adapters`, a model that has adapters of its own.
         adapters: names, folders or files, each maybe with `@SCALE`.
         out: the new file.
         name: publish the merged model under this name in our library.
@@ -106,73 +103,44 @@ def merge(
         UnsupportedError: something that cannot be merged exactly.
         LlamuneError: neither `out` nor `name`, or what is there may not be replaced.
     """
-    names = [parse_adapter(text)[0] for text in adapters]
-    template = next((run.recipe.template for run in runs_named(names)), None)
-    with opened(ref, template=template) as base:
-        return merge_opened(
-            base,
-            adapters,
-            out=out,
-            name=name,
-            type=type,
-            round=round,
-            calibrate=calibrate,
-            data=data,
-            measure=measure,
-            force=force,
-            replace_existing=replace_existing,
-            n_threads=n_threads,
-            on_step=on_step,
-        )
-
-
-def merge_opened(
-    base: Opened,
-    adapters: Sequence[str] = (),
-    *,
-    out: Path | None = None,
-    name: str | None = None,
-    type: str | None = None,  # noqa: A002  the word of the command
-    round: Literal["nearest", "compensated"] | None = None,  # noqa: A002  as above
-    calibrate: Sequence[Path] = (),
-    data: Sequence[Path] = (),
-    measure: bool = True,
-    force: bool = False,
-    replace_existing: bool = False,
-    n_threads: int | None = None,
-    on_step: OnStep = lambda _: None,
-) -> MergeReport:
-    """Fold adapters into a base that is open already; see `merge`."""
     if out is None and name is None:
         raise LlamuneError("where should it go?", hint="-o FILE, or --name NAME")
     if out is not None:
         refuse_existing(out, replace=replace_existing)
-    chosen = list(read_adapters(base, adapters, force=force))
-    check_merge(base.file, chosen)
     wanted = None if type is None else type_name(type)
-    with scratch_folder(out) as scratch:
-        texts = find_texts(base, adapters, calibrate, round, on_step)
+    with open_base(base, adapters) as opened_base, scratch_folder(out) as scratch:
+        chosen = list(read_adapters(opened_base, adapters, force=force))
+        check_merge(opened_base.file, chosen)
         job = MergeJob(
-            base=base,
+            base=opened_base,
             adapters=chosen,
             scratch=scratch,
             n_threads=n_threads,
-            texts=texts,
+            texts=find_texts(opened_base, adapters, calibrate, round, on_step),
             rounding=round,
         )
-        held_out = find_held_out(base, adapters, data) if measure else None
+        held_out = find_held_out(opened_base, adapters, data) if measure else None
         reference = job.reference(held_out, on_step) if held_out else None
         written = job.write_candidates(wanted, held_out, reference, on_step)
         best, report = judged(job, written, held_out, reference)
         if name is not None:
             on_step(f"publishing {name}")
-            published = publish(best, base, name, replace_existing=replace_existing)
+            maker = next(runs_of(opened_base, adapters), None)
+            published = publish(best, opened_base, name, maker, replace_existing=replace_existing)
             report = replace(report, name=published)
         if out is not None:
             refuse_existing(out, replace=replace_existing)
             best.path.replace(out)
             report = replace(report, path=out)
     return report
+
+
+def open_base(base: str | Opened, adapters: Sequence[str]) -> AbstractContextManager[Opened]:
+    """Return the base, opened with the template of the run that an adapter comes from."""
+    if isinstance(base, Opened):
+        return nullcontext(base)
+    names = [parse_adapter(text)[0] for text in adapters]
+    return opened(base, template=next((run.recipe.template for run in runs_named(names)), None))
 
 
 @contextmanager
@@ -272,17 +240,30 @@ def runs_named(names: Iterable[str]) -> Iterator[Run]:
             yield Run.find(name)
 
 
-def publish(best: Written, base: Opened, name: str, *, replace_existing: bool) -> str:
-    """Put the merged file into our library, with what belongs to the base; return its name."""
+def publish(
+    best: Written, base: Opened, name: str, maker: Run | None, *, replace_existing: bool
+) -> str:
+    """Put the merged file into our library, with what belongs to the base; return its name.
+
+    Args:
+        best: the merged file.
+        base: what it was merged into.
+        name: under which it appears.
+        maker: the run whose adapter is in it, as far as that is known.
+        replace_existing: whether a model of that name may be replaced.
+    """
     model = base.model
-    lineage = dict(model.annotations)
+    lineage = {**model.annotations, "llamune.merged.type": best.type}
     if model.digest:
         lineage.setdefault("llamune.base.digest", model.digest)
+    if maker is not None:
+        lineage["llamune.run"] = maker.reference
+        lineage["llamune.recipe.sha256"] = sha256_of(maker.recipe_path)
     published = publish_model(
         ModelName.parse(name),
         best.path,
         replace(model, adapters=()),
-        annotations=lineage | {"llamune.merged.type": best.type},
+        annotations=lineage,
         replace=replace_existing,
     )
     return str(published)

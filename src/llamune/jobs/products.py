@@ -16,7 +16,7 @@ from llamune.arch import describe
 from llamune.gguf import ModelFile
 from llamune.jobs.events import OnJobEvent, Stage
 from llamune.jobs.full_tuning import write_full
-from llamune.jobs.merging import merge_opened
+from llamune.jobs.merging import merge
 from llamune.jobs.preparing import Opened, Prepared
 from llamune.runs import Recipe, Run
 from llamune.store import (
@@ -161,7 +161,7 @@ def product_of(run: Run, prepared: Prepared, *, digest: str, on_event: OnJobEven
 def merged_file(run: Run, prepared: Prepared, *, on_event: OnJobEvent) -> Path:
     """Merge what was trained into a copy of the base, and record what the merge kept."""
     with with_trained_rows(run, prepared) as base:
-        report = merge_opened(
+        report = merge(
             base,
             [run.reference],
             out=run.model_gguf,
