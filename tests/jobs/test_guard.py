@@ -6,8 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,8 +15,10 @@ import psutil
 import pytest
 
 from llamune.jobs import awake
-from llamune.jobs.guard import explain_kill
+from llamune.jobs.guard import explain_kill, free_ollama
 from llamune.runs import Run, Situation, settle
+from tests.concurrency import PATIENCE_SECONDS, wait_until
+from tests.store.ollama_server import OllamaStandIn
 
 SUPERVISED = """
 import os, signal, sys
@@ -63,7 +65,7 @@ def test_ctrl_c_reaches_the_child_and_the_parent_waits_for_it() -> None:
     assert parent.stdout is not None
     assert parent.stdout.readline() == "ready\n"
     os.killpg(parent.pid, signal.SIGINT)  # as a terminal does
-    out, _ = parent.communicate(timeout=30)
+    out, _ = parent.communicate(timeout=PATIENCE_SECONDS)
     assert out == "saved\n"
     assert parent.returncode == 130
 
@@ -85,15 +87,16 @@ def test_the_machine_is_kept_awake_and_let_go(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(
         guard, "inhibitor", lambda: [sys.executable, "-c", "import time; time.sleep(60)"]
     )
-    children = psutil.Process().children
+    before = psutil.Process().children()
+
+    def children() -> list[psutil.Process]:
+        return [child for child in psutil.Process().children() if child not in before]
+
     said: list[str] = []
     with awake(allow_sleep=False, say=said.append):
         assert len(children()) == 1
         assert "kept awake" in said[0]
-    until = time.monotonic() + 5
-    while children() and time.monotonic() < until:
-        time.sleep(0.05)
-    assert children() == []
+    wait_until(lambda: not children())
     with awake(allow_sleep=True, say=said.append):
         assert children() == []
     assert len(said) == 1
@@ -106,3 +109,33 @@ def test_a_battery_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with awake(allow_sleep=True, say=said.append):
         pass
     assert "on battery (43 %)" in said[0]
+
+
+def test_what_ollama_holds_is_unloaded_on_consent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = OllamaStandIn(tmp_path, "0.35.2")
+    monkeypatch.setenv("OLLAMA_HOST", server.address)
+    asked: list[str] = []
+    said: list[str] = []
+
+    def answer(question: str) -> bool:
+        asked.append(question)
+        return len(asked) > 1
+
+    try:
+        assert not free_ollama(confirm=answer, say=said.append)
+        assert (asked, said) == ([], [])  # it holds nothing
+        server.loaded = ["gemma2:9b", "other:latest"]
+        assert not free_ollama(confirm=answer, say=said.append)
+        assert said[0] == "Ollama holds gemma2:9b in memory, 5.00 GB (4.66 GiB)"
+        assert server.loaded == ["gemma2:9b", "other:latest"]
+        assert free_ollama(confirm=answer, say=said.append)
+        assert server.loaded == []
+        assert ("POST", "/api/generate") in {request[:2] for request in server.requests}
+        server.loaded = ["gemma2:9b"]
+        monkeypatch.setattr(server, "generate", lambda _: 1 / 0)
+        assert not free_ollama(confirm=answer, say=said.append)  # no reason not to train
+        assert said[-1].startswith("warning: ")
+    finally:
+        server.close()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llamune.runs import (
-    CLASSIC,
+    PRESETS,
     Recipe,
     RecipeError,
     Situation,
@@ -72,10 +72,15 @@ def test_the_length_is_the_longest_record_within_limits() -> None:
 
 
 def test_the_classic_preset_is_the_tutorials() -> None:
-    recipe = settle(check_choices({**ASKED, **CLASSIC}), situation(n_records=80), epochs=3)
+    classic = PRESETS["classic"]
+    facts = situation(n_records=80)
+    chosen = check_choices({**ASKED, **classic.settings("lora")})
+    recipe = settle(chosen, facts, epochs=classic.epochs)
     assert (recipe.rank, recipe.alpha, recipe.dropout, recipe.batch) == (8, 32, 0.1, 8)
-    assert recipe.targets == ("q_proj", "k_proj", "v_proj", "o_proj")
-    assert recipe.steps == 30
+    assert (recipe.targets, recipe.learning_rate, recipe.steps) == ("attention", 1e-4, 30)
+    chosen = check_choices({**ASKED, "method": "full", **classic.settings("full")})
+    recipe = settle(chosen, facts, epochs=classic.epochs)
+    assert (recipe.learning_rate, recipe.batch, recipe.steps) == (2e-5, 4, 60)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from llamune.cli import _screen
@@ -29,12 +28,7 @@ class TrainingView:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __call__(self, event: JobEvent) -> None:
@@ -42,28 +36,29 @@ class TrainingView:
         from llamune import jobs, train
 
         match event:
-            case jobs.Stage(name=name):
+            case jobs.Stage() | jobs.Settled():
                 self.close()
-                _screen.note(f"· {name}")
-            case jobs.Settled(lines=lines):
-                for line in lines:
-                    _screen.note(f"  {line}")
-            case jobs.Refitted(low=low, high=high, after_steps=n):
-                self.say(f"  time now: {jobs.range_text(low, high)} (measured over {n} steps)")
+                self.say_all(event)
             case train.TrainingStarted(steps=steps, steps_done=done):
-                if done:
-                    self.say(f"  going on after step {done:,}")
+                self.say_all(event)
                 self.open(steps, done)
             case train.StepDone():
                 self.step(event)
-            case train.Validated(step=step, loss=loss, best=best):
+            case train.Validated(loss=loss):
                 self.validation = f" · validation {loss:.3f}"
                 if self.bar is None:
-                    self.say(f"  step {step:,}: validation loss {loss:.4f}{' (best)' * best}")
-            case train.Sampled(step=step, text=text):
-                self.say(f"  step {step:,} answers: {text}")
-            case train.Said(text=text):
-                self.say(f"  {text}")
+                    self.say_all(event)
+            case train.CheckpointWritten() | train.AdapterWritten():
+                pass  # the run's log has them
+            case _:
+                self.say_all(event)
+
+    def say_all(self, event: JobEvent) -> None:
+        """Print what an event says."""
+        from llamune.jobs import lines_of
+
+        for line in lines_of(event):
+            self.say(line)
 
     def ask(self, question: str, *, yes: bool) -> bool:
         """Ask the person, with the live line out of the way."""

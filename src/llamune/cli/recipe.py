@@ -29,12 +29,16 @@ def init(
         str | None, typer.Option(help="classic: the usual tutorial's settings")
     ] = None,
     hours: Annotated[float | None, typer.Option(help="fit the training to this time")] = None,
+    method: Annotated[str | None, typer.Option(help="lora, dora, or full")] = None,
 ) -> None:
     """Write a commented recipe with every value filled in for this model, data and machine."""
     from llamune.files import write_text
     from llamune.jobs import recipe_for
 
-    text = recipe_for(base, data, name=name, preset=preset, hours=hours)
+    folder = Path.cwd() if out is None else out.parent
+    text = recipe_for(
+        base, data, name=name, preset=preset, hours=hours, folder=folder, method=method
+    )
     if out is None:
         _screen.data(text.rstrip("\n"))
     else:

@@ -241,9 +241,11 @@ def command(
         "report_to": report_to, "test": files(test), "data": files(data),
     }  # fmt: skip
     chosen: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
-    if resume is not None and (chosen or base or recipe):
+    settled = (chosen, base, recipe, name, preset, epochs, hours, search_lr, to, replace)
+    if resume is not None and any(settled):
         raise LlamuneError(
-            "a run goes on by its own recipe", hint=f"llamune tune --resume {resume}"
+            "a run goes on by its own recipe, to where it was to go",
+            hint=f"llamune tune --resume {resume}",
         )
     use_device(device)
     from llamune import jobs
@@ -258,7 +260,12 @@ def command(
     sharing = sharing_for(base, recipe, copy=copy, no_copy=no_copy)
     with TrainingView() as view, jobs.awake(allow_sleep=allow_sleep, say=_screen.note):
         if resume is not None:
-            run = jobs.resume(resume, language=lang, on_event=view)
+            run = jobs.resume(
+                resume,
+                language=lang,
+                confirm=lambda question: view.ask(question, yes=yes),
+                on_event=view,
+            )
         else:
             run = jobs.tune(
                 base, name=name, recipe=recipe, preset=preset, epochs=epochs, hours=hours,
@@ -318,6 +325,8 @@ def show(run: Run, *, as_json: bool) -> int:
         _screen.data(record.model_dump_json(indent=2))
     if record.state == "stopped":
         _screen.note(f"stopped after step {record.steps_done}; nothing is lost")
+        if look := jobs.look_hint(run):
+            _screen.note(f"to look at it meanwhile: {look}")
         _screen.note(f"\nhint: {jobs.stopped_hint(run)}")
         return INTERRUPTED
     if not as_json:
@@ -327,6 +336,8 @@ def show(run: Run, *, as_json: bool) -> int:
         _screen.data(jobs.summary(run))
         for score in record.scores:
             _screen.data(jobs.score_line(score))
+        for place in record.published:
+            _screen.data(f"published: {place}")
         _screen.data(f"report: {run.report_path}")
     jobs.check_verdict(run)
     if not as_json:

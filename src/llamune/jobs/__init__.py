@@ -6,6 +6,7 @@ from llamune.jobs.events import JobEvent, OnJobEvent, Refitted, Settled, Stage
 from llamune.jobs.following import follow, leads
 from llamune.jobs.formats import bytes_text, range_text, seconds_text
 from llamune.jobs.guard import awake, supervise
+from llamune.jobs.log import lines_of
 from llamune.jobs.merging import Candidate, HeldOutLosses, MergeReport, merge
 from llamune.jobs.packaging import PackageWishes, package
 from llamune.jobs.planning import (
@@ -27,7 +28,7 @@ from llamune.jobs.quantizing import (
 )
 from llamune.jobs.recipes import recipe_for
 from llamune.jobs.report import report_again, report_of
-from llamune.jobs.telling import check_verdict, score_line, stopped_hint, summary
+from llamune.jobs.telling import check_verdict, look_hint, score_line, stopped_hint, summary
 from llamune.jobs.tuning import resume, tune
 from llamune.jobs.type_mixes import Fit, MixComparison
 from llamune.jobs.uploading import upload
@@ -61,6 +62,8 @@ __all__ = [
     "gains_text",
     "import_adapter",
     "leads",
+    "lines_of",
+    "look_hint",
     "machine_json",
     "make_importance",
     "merge",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -83,10 +84,10 @@ def settings_of_adapter(adapter: LoraAdapter, family: Family) -> dict[str, Any]:
         leaf = module_of[name].rpartition(".")[2]
         ranks[leaf].add(pair.rank)
         counts[leaf] += 1
-    alphas = {round(pair.scale * pair.rank, 6) for pair in adapter.pairs.values()}
+    strength = strength_of(adapter)
     everywhere = Counter(path.rpartition(".")[2] for path in module_of.values())
     uneven = [leaf for leaf in counts if counts[leaf] != everywhere[leaf] or len(ranks[leaf]) > 1]
-    if len(alphas) > 1 or uneven:
+    if strength is None or uneven:
         what = f"{uneven[0]} differs from block to block" if uneven else "alpha differs"
         raise UnsupportedError(f"{adapter.path}: {what}; a recipe cannot say that")
     rank = Counter(pair.rank for pair in adapter.pairs.values()).most_common(1)[0][0]
@@ -94,7 +95,18 @@ def settings_of_adapter(adapter: LoraAdapter, family: Family) -> dict[str, Any]:
         "method": "dora" if adapter.is_dora else "lora",
         "rank": rank,
         "ranks": {leaf: min(found) for leaf, found in ranks.items() if min(found) != rank},
-        "alpha": alphas.pop(),
-        "rslora": False,
+        **strength,
         "targets": "all" if set(counts) == set(everywhere) else tuple(sorted(counts)),
     }
+
+
+def strength_of(adapter: LoraAdapter) -> dict[str, Any] | None:
+    """Return the recipe's `alpha` and `rslora` that give each pair its scale; None: none do."""
+    for rslora in (False, True):
+        alphas = [
+            pair.scale * (math.sqrt(pair.rank) if rslora else pair.rank)
+            for pair in adapter.pairs.values()
+        ]
+        if math.isclose(min(alphas), max(alphas), rel_tol=1e-6):
+            return {"alpha": round(alphas[0], 6), "rslora": rslora}
+    return None

@@ -14,10 +14,10 @@ from llamune.jobs.products import Product, bare, given_template, publish_product
 from llamune.jobs.report import derivative_of
 from llamune.license import Derivative, obligations
 from llamune.runs import Licence, Recipe, Run, Score
-from llamune.store import Model, Sharing
+from llamune.store import Model, ModelName, Sharing, library, model_of_name
 from llamune.train import draw_loss_curve, loss_curve
 
-__all__ = ["drawn_loss", "licence_of", "prove_run", "publish_run", "score_run"]
+__all__ = ["drawn_loss", "is_published", "licence_of", "prove_run", "publish_run", "score_run"]
 
 MOST_SCORED_RECORDS = 200
 MOST_ANSWER_TOKENS = 256
@@ -63,9 +63,12 @@ def licence_of(run: Run, base: Opened) -> Derivative:
 
 
 def publish_run(
-    run: Run, base: Opened, product: Product, *, digest: str, replace: bool, sharing: Sharing
+    run: Run, base: Opened, product: Product, *, digest: str, sharing: Sharing
 ) -> Model:
-    """Put what was trained into our library under the run's name, with its lineage."""
+    """Put what was trained into our library under the run's name, with its lineage.
+
+    A run that was killed after this step finds itself there when it goes on.
+    """
     record = run.record
     lineage = {
         "llamune.base.digest": digest,
@@ -80,11 +83,19 @@ def publish_run(
         product,
         annotations=lineage,
         template=given_template(base),
-        replace=replace,
+        replace=record.replace or is_published(run),
         sharing=sharing,
     )
     run.update(published=(f"library: {model}",))
     return model
+
+
+def is_published(run: Run) -> bool:
+    """Whether our library has this very run under its name."""
+    there = library().find(ModelName.parse(run.name))
+    if there is None:
+        return False
+    return model_of_name(library(), there).annotations.get("llamune.run") == run.reference
 
 
 def drawn_loss(run: Run) -> dict[str, Path]:

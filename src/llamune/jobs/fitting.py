@@ -31,7 +31,7 @@ def fit_hours(prepare: Prepare, choices: Mapping[str, Any], *, hours: float) -> 
     Args:
         prepare: settles and plans a recipe from choices and passes.
         choices: what the person chose.
-        hours: wall-clock, as the plan's upper estimate counts them.
+        hours: wall-clock of steps, validation and preparation, by the plan's upper estimate.
 
     Raises:
         AnswerNo: not even a short training fits.
@@ -39,15 +39,16 @@ def fit_hours(prepare: Prepare, choices: Mapping[str, Any], *, hours: float) -> 
     seconds = hours * SECONDS_AN_HOUR
     tried = prepare(choices, None)
     if "steps" in choices:
-        if tried.plan.time.high <= seconds:
+        if tried.plan.time.total_high <= seconds:
             return tried
         raise too_long(tried, seconds)
     for extra in concessions(tried, choices):
         for passes in PASSES:
             tried = prepare({**choices, **extra}, passes)
-            if tried.plan.time.high <= seconds:
+            if tried.plan.time.total_high <= seconds:
                 return tried
-    steps = int(tried.recipe.steps * seconds / tried.plan.time.high)
+    time = tried.plan.time
+    steps = int(tried.recipe.steps * (seconds - time.around_high) / time.high)
     if steps < FEWEST_STEPS:
         raise too_long(tried, seconds)
     return prepare({**choices, **extra, "steps": steps}, None)
@@ -71,6 +72,6 @@ def too_long(prepared: Prepared, seconds: float) -> AnswerNo:
     """Return the answer that no training fits."""
     return AnswerNo(
         f"{prepared.recipe.steps:,} steps are predicted to take up to "
-        f"{seconds_text(prepared.plan.time.high)}, more than {seconds_text(seconds)}",
+        f"{seconds_text(prepared.plan.time.total_high)}, more than {seconds_text(seconds)}",
         hint="give more hours, fewer examples, a smaller model, or a faster machine",
     )

@@ -17,8 +17,8 @@ import psutil
 
 from llamune.jobs.formats import bytes_text
 from llamune.runs import Run
-from llamune.store import Model, Ollama
-from llamune.train import OutOfMemory
+from llamune.store import Ollama, OllamaError
+from llamune.train import OutOfMemory, what_to_lower
 
 __all__ = ["awake", "explain_kill", "free_ollama", "supervise"]
 
@@ -85,20 +85,14 @@ def explain_kill(process: int, *, by_kernel: bool) -> OutOfMemory:
     """
     why = "for want of memory" if by_kernel else "most likely for want of memory"
     fault = f"the system killed the training, {why}"
-    hint = "lower --max-length, or --micro-batch 1 --recompute"
+    lower = "a lower --max-length, or with --micro-batch 1 --recompute"
     for run in reversed(Run.all()):
         record = run.record
         if record.process == process and record.state == "running":
             run.update(state="failed", fault=fault)
-            recipe = run.recipe
-            if recipe.micro_batch > 1:
-                hint = f"--micro-batch {recipe.micro_batch // 2} (now {recipe.micro_batch})"
-            elif recipe.recompute:
-                hint = f"--max-length {recipe.max_length // 2} (now {recipe.max_length})"
-            else:
-                hint = "--recompute"
+            lower = what_to_lower(run.recipe)
             break
-    return OutOfMemory(fault, hint=f"start it again with {hint}")
+    return OutOfMemory(fault, hint=f"start it again with {lower}")
 
 
 @contextmanager
@@ -127,26 +121,32 @@ def awake(*, allow_sleep: bool, say: Callable[[str], None]) -> Iterator[None]:
         holder.wait()
 
 
-def free_ollama(
-    model: Model, *, confirm: Callable[[str], bool], say: Callable[[str], None]
-) -> None:
-    """Unload a model that Ollama holds in memory, on consent: training needs the room.
+def free_ollama(*, confirm: Callable[[str], bool], say: Callable[[str], None]) -> bool:
+    """Unload what Ollama holds in this machine's memory, on consent: training needs the room.
 
     Args:
-        model: the base.
         confirm: asked before anything is unloaded.
         say: called with what was found.
+
+    Returns:
+        Whether there is more memory now.
     """
     server = Ollama.find()
     if server is None:
-        return
+        return False
     with server:
-        held = server.holding(model)
-        if held is None or server.is_remote:
-            return
-        say(f"Ollama holds {held.name} in memory, {bytes_text(held.size_bytes)}")
-        if confirm("Unload it from Ollama while training?"):
-            server.unload(held.name)
+        try:
+            held = [] if server.is_remote else server.loaded()
+            for model in held:
+                say(f"Ollama holds {model.name} in memory, {bytes_text(model.size_bytes)}")
+            if not held or not confirm("Unload from Ollama while training?"):
+                return False
+            for model in held:
+                server.unload(model.name)
+        except OllamaError as error:  # its memory is worth asking for, no reason to stop
+            say(f"warning: {error.message}")
+            return False
+    return True
 
 
 def inhibitor() -> list[str] | None:

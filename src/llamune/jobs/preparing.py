@@ -26,7 +26,7 @@ from llamune.plan import Plan, largest_micro_batch, plan_training
 from llamune.runs import Recipe, RecipeError, Situation, settle
 from llamune.store import Model, home, resolve
 from llamune.text import ChatTemplate, Tokenizer, faults, template_of, tokenizer_of
-from llamune.train import batch_order
+from llamune.train import batch_order, check_ranks
 
 if TYPE_CHECKING:
     from llamune.data import Rendered
@@ -165,7 +165,7 @@ def prepare_training(
     Raises:
         DataError: the data cannot be read or rendered, or nothing in it can be trained on.
         RecipeError: the choices contradict each other.
-        LlamuneError: a chosen layer does not exist.
+        LlamuneError: a chosen layer does not exist, or one with a rank is not trained.
     """
     records = read_data(choices)
     tests = read_files(choices["test"]).records if choices.get("test") else []
@@ -196,7 +196,8 @@ def prepare_training(
     recipe, plan = settled(
         base, choices, training, validation, epochs=epochs, compute=measure(base.family)
     )
-    base.family.linear_modules(recipe.targets)  # refuses names that are no layer
+    if recipe.is_adapter:
+        check_ranks(recipe, base.family.linear_modules(recipe.targets))  # refuse unknown layers
     return Prepared(
         opened=base,
         recipe=recipe,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from llamune.store import (
     ModelName,
     Placed,
     Sharing,
+    check_place,
     copy_model,
     home,
     needs_merge,
@@ -30,8 +33,9 @@ from llamune.store import (
     resolve,
 )
 
-__all__ = ["Publication", "plan_publication", "publish"]
+__all__ = ["Publication", "checked_target", "plan_publication", "publish"]
 
+PLACES = ("library", "ollama", "lmstudio")
 Advance = Callable[[int], object]
 OnStatus = Callable[[str], object]
 
@@ -46,6 +50,8 @@ class Publication:
         to: `library`, `ollama`, `lmstudio`, or a path.
         merging: whether the adapters are folded in first, since the place takes plain files.
         run: the run it comes from, when one was named.
+        noted_in: the run whose record says where it went: that one, or the one that made the
+            model.
     """
 
     model: Model
@@ -53,6 +59,40 @@ class Publication:
     to: str
     merging: bool
     run: Run | None = None
+    noted_in: Run | None = None
+
+
+def checked_target(to: str, name: str, *, replace: bool) -> str:
+    """Return a place, a path in full; refuse, before a model is made, one that would not take it.
+
+    Args:
+        to: `library`, `ollama`, `lmstudio`, or a path.
+        name: under which it will appear.
+        replace: whether what has that name there may be replaced.
+
+    Raises:
+        LlamuneError: no such place, the name is taken there, or it cannot be written to.
+    """
+    refuse_unknown_place(to)
+    if to == "library":
+        return to
+    target = to if to in PLACES else str(Path(to).expanduser().absolute())
+    check_place(target, ModelName.parse(name), replace=replace)
+    return target
+
+
+def refuse_unknown_place(to: str) -> None:
+    """Refuse a word that is no place's name and does not look like a path.
+
+    Raises:
+        LlamuneError: with the nearest right name.
+    """
+    path = Path(to).expanduser()
+    if to in PLACES or os.sep in to or "/" in to or path.suffix or path.is_dir():
+        return
+    near = difflib.get_close_matches(to, PLACES, n=1)
+    wanted = f"did you mean `{near[0]}`?" if near else f"places: {', '.join(PLACES)}"
+    raise LlamuneError(f"no place is called {to!r}", hint=f"{wanted} A file is written ./{to}.gguf")
 
 
 def plan_publication(reference: str, *, to: str, name: str | None = None) -> Publication:
@@ -65,16 +105,26 @@ def plan_publication(reference: str, *, to: str, name: str | None = None) -> Pub
 
     Raises:
         UnknownModelError: there is no such model.
-        LlamuneError: there is no such run, it has made nothing that may be published, or a file
-            has no name.
+        LlamuneError: there is no such run or place, the run has made nothing that may be
+            published, or a file has no name.
     """
+    refuse_unknown_place(to)
     run = Run.find(reference) if "#" in reference else None
     model = resolve(reference) if run is None else model_of_run(run)
     wanted = ModelName.parse(name) if name else model.name
     if wanted is None:
         raise LlamuneError(f"{reference}: a file has no name of its own", hint="add --as NAME")
     merging = to != "library" and needs_merge(model, target=to)
-    return Publication(model, wanted, to, merging, run)
+    return Publication(model, wanted, to, merging, run, run or run_behind(model))
+
+
+def run_behind(model: Model) -> Run | None:
+    """Return the run that made a stored model, or None where it is not one of this machine."""
+    with suppress(LlamuneError, OSError):
+        run = Run.find(model.annotations.get("llamune.run", ""))
+        if sha256_of(run.recipe_path) == model.annotations.get("llamune.recipe.sha256"):
+            return run
+    return None
 
 
 def model_of_run(run: Run) -> Model:
@@ -110,7 +160,7 @@ def publish(
     advance: Advance | None = None,
     on_status: OnStatus = lambda _: None,
 ) -> Placed:
-    """Carry out a publication, and note it in the run's record.
+    """Carry out a publication, and note it in the record of the run that made the model.
 
     Args:
         plan: from `plan_publication`.
@@ -138,9 +188,9 @@ def publish(
             placed = place_file(
                 model, Path(plan.to).expanduser(), merged=merged, replace=replace, advance=advance
             )
-    if plan.run is not None:
+    if plan.noted_in is not None:
         line = f"{plan.to}: {placed.where}, {placed.digest or 'digest unknown'}"
-        plan.run.update(published=(*plan.run.record.published, line))
+        plan.noted_in.update(published=(*plan.noted_in.record.published, line))
     return placed
 
 

@@ -13,7 +13,7 @@ from llamune.license import Derivative, derive, licences_of, summary_lines
 from llamune.runs import Recipe, Run, RunRecord
 from llamune.words import Catalogue, catalogue
 
-__all__ = ["derivative_of", "report_again", "report_of", "write_report"]
+__all__ = ["derivative_of", "renew_report", "report_again", "report_of", "write_report"]
 
 
 def write_report(run: Run, *, language: str | None, licence_lines: Sequence[str]) -> None:
@@ -35,6 +35,16 @@ def report_again(run: Run, *, language: str | None) -> str:
     """
     if language is None and run.report_path.is_file():
         return run.report_path.read_text(encoding="utf-8")
+    return report_anew(run, language=language)
+
+
+def renew_report(run: Run, *, language: str | None) -> None:
+    """Write `report.md` again, after its run's record has changed."""
+    write_text(run.report_path, report_anew(run, language=language), replace=True)
+
+
+def report_anew(run: Run, *, language: str | None) -> str:
+    """Return a run's report as its record is now."""
     record = run.record
     lines: list[str] = []
     if record.base is not None and all(path.is_file() for path in record.base.paths):

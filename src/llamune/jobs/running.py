@@ -20,10 +20,12 @@ from llamune.jobs.adapters import adapter_folder, adapter_named
 from llamune.jobs.events import OnJobEvent, Stage
 from llamune.jobs.finishing import drawn_loss, licence_of, prove_run, publish_run, score_run
 from llamune.jobs.full_tuning import keep_paused_full, load_full
+from llamune.jobs.log import logged
 from llamune.jobs.preparing import Prepared
 from llamune.jobs.products import needs_whole_file, product_of
 from llamune.jobs.refitting import refitting
 from llamune.jobs.report import write_report
+from llamune.jobs.telling import describe
 from llamune.license import summary_lines
 from llamune.runs import Base, DataFacts, Loss, Memory, Run, Seconds, State, machine
 from llamune.store import Sharing
@@ -47,13 +49,13 @@ if TYPE_CHECKING:
 __all__ = ["Assignment", "adapted", "carry_out", "compute_for", "trained"]
 
 SAMPLE_TOKENS = 64
+PAUSED = "paused.gguf"  # the newest checkpoint of a stopped run, for llama.cpp
 
 
 def carry_out(
     run: Run,
     prepared: Prepared,
     *,
-    replace_name: bool,
     language: str | None,
     on_event: OnJobEvent,
     sharing: Sharing = "copy",
@@ -65,7 +67,6 @@ def carry_out(
     Args:
         run: its folder.
         prepared: model, data, recipe and plan.
-        replace_name: whether a model of the run's name may be replaced.
         language: of the report.
         on_event: called with each stage and each event of the training.
         sharing: how far to go when the base can be neither linked nor cloned.
@@ -73,26 +74,19 @@ def carry_out(
         team: the processes that train together; this one leads them.
     """
     team = team or Team()
-    with recorded(run):
-        on_event(Stage(name="checking the base file"))
+    with recorded(run), logged(run, on_event, head=describe(prepared)) as tell:
+        tell(Stage(name="checking the base file"))
         begin(run, prepared, digest_of(prepared))
         compute = compute_for(prepared)
         team.tell(Assignment.of(run, prepared, compute, resume=resume))
         run.update(environment=environment(compute))
-        result = trained(run, prepared, compute, team=team, on_event=on_event, resume=resume)
+        result = trained(run, prepared, compute, team=team, on_event=tell, resume=resume)
         note_result(run, result)
         if not result.finished:
             keep_paused(run, prepared)
             run.update(state="stopped", process=None)
             return run
-        finish(
-            run,
-            prepared,
-            replace_name=replace_name,
-            sharing=sharing,
-            language=language,
-            on_event=on_event,
-        )
+        finish(run, prepared, sharing=sharing, language=language, on_event=tell)
     return run
 
 
@@ -230,7 +224,7 @@ def trained(
     """Load what is trained and train it; the model is gone afterwards."""
     base, recipe = prepared.opened, prepared.recipe
     on_event(Stage(name="loading the base"))
-    model, make_loop = loaded(run, prepared, compute, team=team, on_event=on_event, resume=resume)
+    model, make_loop = loaded(run, prepared, compute, team=team, on_event=on_event)
     on_event(Stage(name="training"))
     modules = base.family.linear_modules(recipe.targets)
     result = train(
@@ -258,7 +252,6 @@ def loaded(
     *,
     team: Team,
     on_event: OnJobEvent,
-    resume: bool,
 ) -> tuple[Any, Callable[..., Loop] | None]:
     """Return the model to train, and what makes its loop where that is not the usual one."""
     base, recipe = prepared.opened, prepared.recipe
@@ -267,7 +260,7 @@ def loaded(
 
         return load_full(run, prepared, compute, best_device(), on_event=on_event)
     model = adapted(prepared, compute, n_processes=team.local_size)
-    if recipe.from_adapter is not None and not resume:
+    if recipe.from_adapter is not None:  # a checkpoint that the run goes on from comes after it
         origin = adapter_named(recipe.from_adapter, base)
         with adapter_folder(origin, base.family) as folder:
             load_adapter_weights(model, folder)
@@ -381,7 +374,7 @@ def keep_paused(run: Run, prepared: Prepared) -> None:
     if not steps or needs_whole_file(prepared.recipe):
         return
     base = prepared.opened
-    paused = run.folder / "paused.gguf"
+    paused = run.folder / PAUSED
     folder = checkpoint_folder(run.checkpoints, steps[-1])
     write_gguf_adapter(
         folder, base.file, base.family, paused, base_digest=base.model.digest, replace=True
@@ -393,7 +386,6 @@ def finish(
     run: Run,
     prepared: Prepared,
     *,
-    replace_name: bool,
     sharing: Sharing,
     language: str | None,
     on_event: OnJobEvent,
@@ -411,13 +403,14 @@ def finish(
         **drawn_loss(run),
     }
     run.update(files=files)
+    (run.folder / PAUSED).unlink(missing_ok=True)
     on_event(Stage(name="proving that served = trained"))
     proof = prove_run(run, base, product, on_event=on_event)
     on_event(Stage(name="scoring before and after"))
     score_run(run, prepared, product)
     if proof.verdict != "fail":
         on_event(Stage(name="publishing"))
-        publish_run(run, base, product, digest=digest, replace=replace_name, sharing=sharing)
+        publish_run(run, base, product, digest=digest, sharing=sharing)
     derivative = licence_of(run, base)
     on_event(Stage(name="checking the base file again"))
     record = run.record

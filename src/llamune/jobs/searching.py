@@ -47,10 +47,11 @@ def search_learning_rate(
             hint="--validation 0.1",
         )
     steps = round(min(LONGEST, max(SHORTEST, prepared.recipe.steps * SHORT_SHARE)))
+    steps = min(steps, prepared.recipe.steps)
     losses: dict[float, float] = {}
     for factor in FACTORS:
         rate = float(f"{prepared.recipe.learning_rate * factor:.2e}")
-        loss = loss_at(rate, min(steps, prepared.recipe.steps), prepared, fresh_model())
+        loss = loss_at(rate, steps, prepared, fresh_model())
         shown = "diverges" if loss is None else f"validation loss {loss:.4f}"
         on_event(Said(text=f"lr {rate:g}: {shown} after {steps} steps"))
         if loss is not None:
@@ -58,6 +59,7 @@ def search_learning_rate(
     if not losses:
         raise LlamuneError("every learning rate diverges", hint="--lr with a tenth of the default")
     best = min(losses, key=losses.__getitem__)
+    on_event(Said(text=f"lr {best:g} is taken"))
     recipe = prepared.recipe.model_copy(update={"learning_rate": best})
     return replace(prepared, recipe=recipe)
 

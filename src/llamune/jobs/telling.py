@@ -10,7 +10,7 @@ from llamune.jobs.products import needs_whole_file
 from llamune.runs import Recipe, Run, Score
 from llamune.train import TrainError
 
-__all__ = ["check_verdict", "describe", "score_line", "stopped_hint", "summary"]
+__all__ = ["check_verdict", "describe", "look_hint", "score_line", "stopped_hint", "summary"]
 
 
 def describe(prepared: Prepared) -> list[str]:
@@ -74,6 +74,16 @@ def score_line(score: Score) -> str:
 def stopped_hint(run: Run) -> str:
     """Return how to go on with a stopped run."""
     return f"llamune tune --resume {run.reference}"
+
+
+def look_hint(run: Run) -> str | None:
+    """Return how to ask a stopped run's last checkpoint; None where it has none to be served."""
+    files, base = run.record.files, run.record.base
+    if (model := files.get("paused_model")) is not None:
+        return f'llamune run {model} "…"'
+    if (adapter := files.get("paused")) is not None and base is not None:
+        return f'llamune run {base.reference} --adapter {adapter} "…"'
+    return None
 
 
 def check_verdict(run: Run) -> None:

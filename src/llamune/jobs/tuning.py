@@ -11,39 +11,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace as replaced
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llamune.errors import AnswerNo, LlamuneError, UnsupportedError
-from llamune.jobs.adapters import adapter_named, settings_of_adapter
+from llamune.jobs.choosing import gather, with_adapter_settings
 from llamune.jobs.events import OnJobEvent, Settled, Stage
+from llamune.jobs.finishing import is_published
 from llamune.jobs.fitting import fit_hours
 from llamune.jobs.following import follow, leading, measured_compute, prepared_again
 from llamune.jobs.formats import bytes_text, range_text
 from llamune.jobs.full_tuning import check_full
 from llamune.jobs.guard import free_ollama
 from llamune.jobs.preparing import Opened, Prepared, opened, opened_for, prepare_training
-from llamune.jobs.publishing import plan_publication, publish
+from llamune.jobs.publishing import checked_target, plan_publication, publish
+from llamune.jobs.report import renew_report
 from llamune.jobs.running import adapted, carry_out, compute_for
 from llamune.jobs.searching import search_learning_rate as search_learning_rate_of
 from llamune.jobs.speed import with_measured_steps
 from llamune.jobs.telling import describe
-from llamune.runs import (
-    CLASSIC,
-    CLASSIC_EPOCHS,
-    RecipeError,
-    Run,
-    check_choices,
-    read_choices,
-)
+from llamune.runs import RecipeError, Run
 from llamune.store import ExistsError, ModelName, Sharing, library, take_in
 from llamune.train import Said, Team, check_trackers
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["resume", "tune"]
 
-__all__ = ["PRESETS", "resume", "tune"]
-
-PRESETS: Mapping[str, tuple[Mapping[str, Any], float]] = {"classic": (CLASSIC, CLASSIC_EPOCHS)}
 LONG_SECONDS = 3600.0  # a longer run asks first
 
 
@@ -81,7 +72,8 @@ def tune(
             library, see `store.publish`.
         to: where else the result goes: `ollama`, `lmstudio`, or a path.
         language: of the report, `en` or `ja`; default the locale's.
-        confirm: asked before a run of more than an hour, and before Ollama unloads the base.
+        confirm: asked before a run of more than an hour, and before Ollama unloads what it holds
+            in memory.
         on_event: called with each stage of the job and each event of the training.
         **choices: fields of the recipe, see `Recipe`.
 
@@ -98,35 +90,46 @@ def tune(
         return follow(team)
     with leading(team):
         given = {"base": reference, "data": data, "name": name, **choices}
-        chosen, passes = gather(given, recipe=recipe, preset=preset, epochs=epochs)
+        chosen, passes = gather(given, recipe=recipe, preset=preset, epochs=epochs, hours=hours)
+        if to is not None:
+            to = checked_target(to, chosen["name"], replace=replace)
         refuse_taken(chosen["name"], replace=replace)
         on_event(Stage(name="reading the model and the data"))
         with opened_with(chosen) as base:
-            refuse_tuned(base)
-            chosen = with_adapter_settings(base, chosen)
-            prepared = prepare_for(base, chosen, passes, hours=hours)
-            refuse_misfit(prepared)
-            refuse_unready(prepared)
-            on_event(Settled(lines=tuple(describe(prepared))))
-            confirm_long(prepared, confirm)
-            free_ollama(base.model, confirm=confirm, say=lambda text: on_event(Said(text=text)))
+            prepared = ready(base, chosen, passes, hours=hours, confirm=confirm, on_event=on_event)
             if search_learning_rate:
                 on_event(Stage(name="searching the learning rate"))
                 prepared = search(prepared, team, on_event=on_event)
             with in_library(prepared, sharing=sharing) as prepared:
-                run = Run.create(chosen["name"], recipe=prepared.recipe)
+                run = Run.create(chosen["name"], recipe=prepared.recipe, to=to, replace=replace)
                 carry_out(
-                    run,
-                    prepared,
-                    replace_name=replace,
-                    sharing=sharing,
-                    language=language,
-                    on_event=on_event,
-                    team=team,
+                    run, prepared, sharing=sharing, language=language, on_event=on_event, team=team
                 )
-    if to is not None:
-        publish_beyond(run, to, replace=replace, on_event=on_event)
+    publish_beyond(run, language=language, on_event=on_event)
     return run
+
+
+def ready(
+    base: Opened,
+    chosen: Mapping[str, Any],
+    passes: float | None,
+    *,
+    hours: float | None,
+    confirm: Callable[[str], bool],
+    on_event: OnJobEvent,
+) -> Prepared:
+    """Prepare the training, say what it is, and refuse or ask whatever there is to."""
+    refuse_tuned(base)
+    choices = with_adapter_settings(base, chosen)
+    prepared = prepare_for(base, choices, passes, hours=hours)
+    refuse_unready(prepared)
+    if free_ollama(confirm=confirm, say=lambda text: on_event(Said(text=text))):
+        # planned anew with the memory that is free now
+        prepared = prepare_for(base, choices, passes, hours=hours)
+    refuse_misfit(prepared)
+    on_event(Settled(lines=tuple(describe(prepared))))
+    confirm_long(prepared, confirm)
+    return prepared
 
 
 def opened_with(chosen: Mapping[str, Any]) -> AbstractContextManager[Opened]:
@@ -138,68 +141,88 @@ def opened_with(chosen: Mapping[str, Any]) -> AbstractContextManager[Opened]:
     )
 
 
-def publish_beyond(run: Run, to: str, *, replace: bool, on_event: OnJobEvent) -> None:
-    """Put a finished run where another program finds it, unless its proof failed."""
+def publish_beyond(run: Run, *, language: str | None, on_event: OnJobEvent) -> None:
+    """Put a finished run where else it was wanted, unless its proof failed.
+
+    Raises:
+        LlamuneError: the place refuses; the run is done all the same.
+    """
     record = run.record
-    if record.state != "done":
+    if record.state != "done" or record.to in {None, "library"}:
         return
+    to = str(record.to)
     on_event(Stage(name=f"publishing to {to}"))
-    publish(
-        plan_publication(run.reference, to=to, name=run.name),
-        replace=replace,
-        on_status=lambda text: on_event(Stage(name=text)),
-    )
+    try:
+        publish(
+            plan_publication(run.reference, to=to, name=run.name),
+            replace=record.replace,
+            on_status=lambda text: on_event(Stage(name=text)),
+        )
+    except LlamuneError as error:
+        raise LlamuneError(
+            f"{run.reference} is done and in our library, but {to} refuses it: {error.message}",
+            hint=f"{error.hint or 'afterwards'}; then: llamune publish {run.reference} --to {to}",
+        ) from error
+    renew_report(run, language=language)
 
 
 def resume(
     reference: str | Run,
     *,
     language: str | None = None,
+    confirm: Callable[[str], bool] = lambda _: True,
     on_event: OnJobEvent = lambda _: None,
 ) -> Run:
     """Go on with a run that was stopped or killed, from its newest sound checkpoint.
 
+    Killed before the first one, it begins anew; each step is what it would have been.
+
     Args:
         reference: the run: `name` (its latest) or `name#n`.
         language: of the report.
+        confirm: asked before Ollama unloads what it holds in memory.
         on_event: as for `tune`.
 
     Raises:
-        LlamuneError: it is done, still running, or its base or data changed meanwhile.
-        CheckpointError: it was stopped before its first checkpoint.
+        LlamuneError: it is done, still running, its base or data changed meanwhile, or a later
+            run took its name.
     """
     team = Team.of_environment()
     if not team.leads:
         return follow(team)
     with leading(team):
         run = reference if isinstance(reference, Run) else Run.find(reference)
-        record = run.record
-        if record.state == "done":
-            hint = f"llamune runs show {run.reference}"
-            raise LlamuneError(f"{run.reference} is done", hint=hint)
-        # a record that a full disk left behind may name this very process
-        if run.is_alive() and record.process != os.getpid():
-            raise LlamuneError(f"{run.reference} is still training (process {record.process})")
-        recipe = run.recipe
+        refuse_ended(run)
+        recipe, known = run.recipe, run.record.data
         on_event(Stage(name="reading the model and the data"))
         with opened_for(recipe) as base:
             prepared = prepared_again(base, recipe)
-            known = record.data
             if known is not None and known.fingerprint != prepared.training.fingerprint:
                 raise LlamuneError(
                     f"{run.reference}: the data are not what the run began with",
                     hint="put the files back as they were, or start a new run",
                 )
             on_event(Settled(lines=tuple(describe(prepared))))
-            return carry_out(
-                run,
-                prepared,
-                replace_name=True,
-                language=language,
-                on_event=on_event,
-                resume=True,
-                team=team,
-            )
+            free_ollama(confirm=confirm, say=lambda text: on_event(Said(text=text)))
+            carry_out(run, prepared, language=language, on_event=on_event, resume=True, team=team)
+    publish_beyond(run, language=language, on_event=on_event)
+    return run
+
+
+def refuse_ended(run: Run) -> None:
+    """Refuse to go on with a run that is done, still trains, or has lost its name to another.
+
+    Raises:
+        LlamuneError: it is, it does, or it has.
+    """
+    record = run.record
+    if record.state == "done":
+        raise LlamuneError(f"{run.reference} is done", hint=f"llamune runs show {run.reference}")
+    # a record that a full disk left behind may name this very process
+    if run.is_alive() and record.process != os.getpid():
+        raise LlamuneError(f"{run.reference} is still training (process {record.process})")
+    if not (record.replace or is_published(run)):  # it was killed after it was published
+        refuse_taken(run.name, replace=False)
 
 
 @contextmanager
@@ -242,9 +265,9 @@ def confirm_long(prepared: Prepared, confirm: Callable[[str], bool]) -> None:
         LlamuneError: the answer is no.
     """
     time = prepared.plan.time
-    if time.high <= LONG_SECONDS:
+    if time.total_high <= LONG_SECONDS:
         return
-    takes = range_text(time.low, time.high)
+    takes = range_text(time.total_low, time.total_high)
     if not confirm(f"Training is predicted to take {takes}. Start?"):
         raise LlamuneError(
             f"not started: it would take {takes}",
@@ -268,39 +291,6 @@ def search(prepared: Prepared, team: Team, *, on_event: OnJobEvent) -> Prepared:
     return search_learning_rate_of(prepared, lambda: adapted(prepared, compute), on_event=on_event)
 
 
-def gather(
-    given: Mapping[str, Any], *, recipe: Path | None, preset: str | None, epochs: float | None
-) -> tuple[dict[str, Any], float | None]:
-    """Bring options, recipe file and preset together; the first goes before the next.
-
-    Returns:
-        The chosen fields, and passes over the data where no steps were chosen.
-
-    Raises:
-        RecipeError: an unknown key or preset, or base, data or name is missing.
-    """
-    if preset is not None and preset not in PRESETS:
-        raise RecipeError(f"no preset is called {preset!r}", hint=f"presets: {', '.join(PRESETS)}")
-    options = {key: value for key, value in given.items() if value is not None}
-    if "data" in options and not isinstance(options["data"], str | Path):
-        options["data"] = list(options["data"])
-    chosen = check_choices(options, where="options")
-    if recipe is not None:
-        chosen = {**read_choices(recipe), **chosen}
-    if preset is not None:
-        settings, preset_epochs = PRESETS[preset]
-        chosen = {**settings, **chosen}
-        if "steps" not in chosen:
-            epochs = epochs or preset_epochs
-    if missing := [key for key in ("base", "data", "name") if key not in chosen]:
-        examples = {"base": "REF", "data": "--data FILE", "name": "--name NAME"}
-        raise RecipeError(
-            f"{' and '.join(missing)} must be given",
-            hint=" ".join(examples[key] for key in missing),
-        )
-    return chosen, epochs
-
-
 def refuse_taken(name: str, *, replace: bool) -> None:
     """Refuse a name that our library has already.
 
@@ -311,7 +301,8 @@ def refuse_taken(name: str, *, replace: bool) -> None:
     if not replace and library().find(full) is not None:
         raise ExistsError(
             f"{full} is in the library already",
-            hint="choose another --name, or --replace it (its earlier runs stay)",
+            hint=f"choose another --name, or --replace it (its earlier runs stay); to keep both: "
+            f"llamune cp {full} OTHER, then llamune rm {full}",
         )
 
 
@@ -339,29 +330,6 @@ def refuse_unready(prepared: Prepared) -> None:
     check_trackers(prepared.recipe.report_to)
     if prepared.recipe.method == "full":
         check_full(prepared)
-
-
-def with_adapter_settings(base: Opened, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Add what an adapter to go on from fixes.
-
-    Raises:
-        RecipeError: something else was chosen.
-    """
-    if (origin := chosen.get("from_adapter")) is None:
-        return chosen
-    if chosen.get("add_tokens"):
-        raise UnsupportedError(
-            f"new tokens with an adapter to go on from: {origin} was trained without them",
-            hint="merge it first (llamune merge), then tune the merged model with --add-token",
-        )
-    fixed = settings_of_adapter(adapter_named(origin, base), base.family)
-    for key, value in fixed.items():
-        if key in chosen and chosen[key] != value:
-            raise RecipeError(
-                f"{origin} has {key} {value}, and {chosen[key]} was chosen",
-                hint=f"leave {key} out: an adapter goes on as it is",
-            )
-    return {**chosen, **fixed}
 
 
 def refuse_misfit(prepared: Prepared) -> None:

@@ -1,7 +1,7 @@
 """Recipes and run folders as data, and what this machine measured of itself. No torch."""
 
 from llamune.runs import machine, measuring
-from llamune.runs.defaults import CLASSIC, CLASSIC_EPOCHS, Situation, default_learning_rate, settle
+from llamune.runs.defaults import PRESETS, Preset, Situation, default_learning_rate, settle
 from llamune.runs.folder import Run, RunError, runs_folder
 from llamune.runs.recipe import DataFile, Recipe, RecipeError, check_choices, read_choices
 from llamune.runs.record import (
@@ -20,8 +20,7 @@ from llamune.runs.record import (
 from llamune.runs.steps import Line, StepSpeed, known_steps, remember_steps, steps_key
 
 __all__ = [
-    "CLASSIC",
-    "CLASSIC_EPOCHS",
+    "PRESETS",
     "Base",
     "DataFacts",
     "DataFile",
@@ -29,6 +28,7 @@ __all__ = [
     "Line",
     "Loss",
     "Memory",
+    "Preset",
     "Recipe",
     "RecipeError",
     "Rounding",

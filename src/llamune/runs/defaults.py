@@ -18,22 +18,47 @@ from pydantic import ValidationError
 
 from llamune.runs.recipe import Recipe, RecipeError, first_fault
 
-__all__ = ["CLASSIC", "CLASSIC_EPOCHS", "Situation", "default_learning_rate", "settle"]
+__all__ = ["PRESETS", "Preset", "Situation", "default_learning_rate", "settle"]
 
 LONGEST_DEFAULT_TOKENS = 2048
 FEW_RECORDS, MORE_RECORDS, MANY_RECORDS = 300, 500, 10_000
 SHORT_RUN_STEPS = 100
 
-# The settings of the usual tutorial, for comparison (`--preset classic`).
-CLASSIC: Mapping[str, Any] = {
-    "rank": 8,
-    "alpha": 32.0,
-    "dropout": 0.1,
-    "targets": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "learning_rate": 1e-4,
-    "batch": 8,
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Settings that go before the defaults and after what was chosen.
+
+    Args:
+        adapter: fields of the recipe, for adapters.
+        full: fields of the recipe, where every weight is trained.
+        epochs: passes over the data, where no steps are chosen.
+    """
+
+    adapter: Mapping[str, Any]
+    full: Mapping[str, Any]
+    epochs: float
+
+    def settings(self, method: str) -> Mapping[str, Any]:
+        """Return the fields for a method."""
+        return self.full if method == "full" else self.adapter
+
+
+PRESETS: Mapping[str, Preset] = {
+    # the settings of the usual tutorial, for comparison
+    "classic": Preset(
+        adapter={
+            "rank": 8,
+            "alpha": 32.0,
+            "dropout": 0.1,
+            "targets": "attention",  # q, k, v and o, however a family joins them
+            "learning_rate": 1e-4,
+            "batch": 8,
+        },
+        full={"learning_rate": 2e-5, "batch": 4},
+        epochs=3.0,
+    )
 }
-CLASSIC_EPOCHS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)

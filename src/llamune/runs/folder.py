@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,11 @@ class Run:
         return record
 
     def is_alive(self) -> bool:
-        """Whether a process still trains it."""
-        record = self.record
+        """Whether a process still trains it, as far as its record can be read."""
+        try:
+            record = self.record
+        except RunError:
+            return False
         if record.state != "running" or record.process is None:
             return False
         try:
@@ -151,12 +155,16 @@ class Run:
                 parent.rmdir()
 
     @classmethod
-    def create(cls, name: str, *, recipe: Recipe) -> Run:
+    def create(
+        cls, name: str, *, recipe: Recipe, to: str | None = None, replace: bool = False
+    ) -> Run:
         """Make the folder of a new run of this name, with the next number.
 
         Args:
             name: what the tuned model will be called.
             recipe: the settled recipe.
+            to: where the result goes beside our library.
+            replace: whether a model of that name may be replaced.
         """
         short = str(ModelName.parse(name))
         parent = folder_of(short)
@@ -178,6 +186,8 @@ class Run:
             started=datetime.now(UTC),
             process=os.getpid(),
             steps_planned=recipe.steps,
+            to=to,
+            replace=replace,
         )
         write_record(run, record)
         return run
@@ -206,13 +216,29 @@ class Run:
 
     @classmethod
     def all(cls) -> list[Run]:
-        """Return every run, oldest first."""
-        runs = [
-            run
-            for name_folder in sorted(runs_folder().glob("**/record.json"))
-            if (run := run_at(name_folder.parent)) is not None
-        ]
-        return sorted(runs, key=lambda run: run.record.started)
+        """Return every run whose record can be read, oldest first."""
+        found = [(started, run) for run in runs_below() if (started := started_at(run))]
+        return [run for _, run in sorted(found, key=itemgetter(0))]
+
+    @classmethod
+    def damaged(cls) -> list[Run]:
+        """Return the runs whose record cannot be read."""
+        return [run for run in runs_below() if started_at(run) is None]
+
+
+def runs_below() -> Iterator[Run]:
+    """Yield every run, by name and number."""
+    for record in sorted(runs_folder().glob("**/record.json")):
+        if (run := run_at(record.parent)) is not None:
+            yield run
+
+
+def started_at(run: Run) -> datetime | None:
+    """Return when a run began, None where its record cannot be read."""
+    try:
+        return run.record.started
+    except RunError:
+        return None
 
 
 def folder_of(name: str) -> Path:

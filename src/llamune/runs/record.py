@@ -175,4 +175,8 @@ class RunRecord(Part):
     licence: Licence | None = None
     environment: dict[str, str] = {}
     files: dict[str, Path] = Field(default={}, description="adapter, adapter_gguf, merged, …")
-    published: tuple[str, ...] = ()
+    to: str | None = Field(default=None, description="where the result goes beside our library")
+    replace: bool = Field(default=False, description="whether a model of this name may be replaced")
+    published: tuple[str, ...] = Field(
+        default=(), description="places where it went, each with the digest that is kept there"
+    )

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from llamune.store.ollama import LoadedModel, Ollama, OllamaError
     from llamune.store.placing import (
         Placed,
+        check_place,
         lmstudio_folder,
         needs_merge,
         place_file,
@@ -79,6 +80,7 @@ ON_FIRST_USE = {
     "RegistryError": "llamune.store.registry",
     "Removed": "llamune.store.upkeep",
     "bytes_to_verify": "llamune.store.upkeep",
+    "check_place": "llamune.store.placing",
     "collect_garbage": "llamune.store.upkeep",
     "find_garbage": "llamune.store.upkeep",
     "folder_manifest": "llamune.store.pushing",
@@ -125,6 +127,7 @@ __all__ = [
     "UnknownModelError",
     "bytes_to_copy",
     "bytes_to_verify",
+    "check_place",
     "collect_garbage",
     "copy_model",
     "find_garbage",

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -100,12 +99,7 @@ class Ollama:
     def __enter__(self) -> Ollama:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.client.close()
 
     @property
@@ -121,16 +115,6 @@ class Ollama:
         """Return the models that it holds in memory (`GET /api/ps`)."""
         entries = self.ask("GET", "/api/ps").get("models") or []
         return [loaded_model(entry) for entry in entries if isinstance(entry, dict)]
-
-    def holding(self, model: Model) -> LoadedModel | None:
-        """Return the entry of a model, if it is in memory: by its manifest, else by its name."""
-        digest = model.manifest.digest if model.manifest is not None else None
-        for entry in self.loaded():
-            name = ModelName.maybe(entry.name)
-            same_name = name is not None and model.name is not None and name.key == model.name.key
-            if (digest is not None and entry.digest == digest) or same_name:
-                return entry
-        return None
 
     def unload(self, name: str) -> None:
         """Ask it to drop a model from memory, and wait until it has.

@@ -18,10 +18,11 @@ from llamune.store.names import DEFAULT_NAMESPACE, DEFAULT_TAG, ModelName
 from llamune.store.ollama import Ollama
 from llamune.store.places import ollama_store
 from llamune.store.publishing import carried_layers, config_of, layers_of
-from llamune.store.stores import Advance, copy_and_hash, share
+from llamune.store.stores import Advance, Store, copy_and_hash, share
 
 __all__ = [
     "Placed",
+    "check_place",
     "lmstudio_folder",
     "needs_merge",
     "place_file",
@@ -66,6 +67,31 @@ def needs_merge(model: Model, *, target: str) -> bool:
         return not server.takes_adapters
 
 
+def check_place(target: str, name: ModelName, *, replace: bool) -> None:
+    """Refuse what a place would refuse, before the work that makes the model rather than after it.
+
+    Args:
+        target: `ollama`, `lmstudio`, or a path.
+        name: under which the model will appear.
+        replace: whether what has that name there may be replaced.
+
+    Raises:
+        ExistsError: the name is taken in Ollama.
+        LlamuneError: a file is there already.
+        StoreError: no server of Ollama answers, and its store cannot be written to.
+    """
+    if target != "ollama":
+        path = lmstudio_path(name) if target == "lmstudio" else file_at(Path(target), name)
+        refuse_existing(path, replace=replace)
+        return
+    server = Ollama.find()
+    if server is None:
+        writable_store().free_name(name, replace=replace)
+        return
+    with server:
+        refuse_taken(server, name, replace=replace)
+
+
 def place_in_ollama(
     model: Model,
     name: ModelName,
@@ -94,22 +120,41 @@ def place_in_ollama(
     if server is None:
         return write_into_store(model, name, merged=merged, replace=replace, advance=advance)
     with server:
-        if not replace and server.has(name):
-            raise ExistsError(f"{name}: exists already in Ollama", hint=REPLACE_HINT)
+        refuse_taken(server, name, replace=replace)
         digest = server.create(name, model, merged=merged, advance=advance, on_status=on_status)
         return Placed(str(name), f"Ollama {server.version} at {server.address}", digest)
 
 
-def write_into_store(
-    model: Model, name: ModelName, *, merged: Path | None, replace: bool, advance: Advance | None
-) -> Placed:
-    """Write a model into the store that Ollama will use when it starts."""
+def refuse_taken(server: Ollama, name: ModelName, *, replace: bool) -> None:
+    """Refuse a name that a server has already.
+
+    Raises:
+        ExistsError: it has, and it may not be replaced.
+    """
+    if not replace and server.has(name):
+        raise ExistsError(f"{name}: exists already in Ollama", hint=REPLACE_HINT)
+
+
+def writable_store() -> Store:
+    """Return the store that Ollama will use when it starts.
+
+    Raises:
+        StoreError: it belongs to somebody else.
+    """
     store = ollama_store()
     if not may_write(store.root):
         raise StoreError(
             f"{store.root}: is not ours to write to",
             hint="start Ollama (ollama serve) and publish again: its server does the writing",
         )
+    return store
+
+
+def write_into_store(
+    model: Model, name: ModelName, *, merged: Path | None, replace: bool, advance: Advance | None
+) -> Placed:
+    """Write a model into the store that Ollama will use when it starts."""
+    store = writable_store()
     files = [merged] if merged is not None else list(model.paths)
     own = layers_of(model) if merged is None else carried_layers(model)
     new = [NewLayer(media_types.MODEL, merged)] if merged is not None else []
@@ -143,11 +188,15 @@ def place_in_lmstudio(
     advance: Advance | None = None,
 ) -> Placed:
     """Put a model's file where LM Studio looks: `<models>/<publisher>/<model>/<file>.gguf`."""
+    path = lmstudio_path(name)
+    return place_file(model, path, merged=merged, replace=replace, advance=advance)
+
+
+def lmstudio_path(name: ModelName) -> Path:
+    """Return where LM Studio looks for a model of that name."""
     publisher = "llamune" if name.namespace == DEFAULT_NAMESPACE else name.namespace
     stem = file_stem(name)
-    folder = lmstudio_folder() / publisher / stem
-    path = folder / f"{stem}.gguf"
-    return place_file(model, path, merged=merged, replace=replace, advance=advance)
+    return lmstudio_folder() / publisher / stem / f"{stem}.gguf"
 
 
 def lmstudio_folder() -> Path:
@@ -183,9 +232,7 @@ def place_file(
     Raises:
         LlamuneError: a file is there and `replace` is false.
     """
-    if path.is_dir():
-        stem = file_stem(model.name) if model.name is not None else model.path.stem
-        path = path / f"{stem}.gguf"
+    path = file_at(path, model.name or model.path.stem)
     files = [merged] if merged is not None else list(model.paths)
     targets = [path]
     if len(files) > 1:
@@ -200,6 +247,13 @@ def place_file(
         found = write_file(source, target, advance)
         digest = digest or found
     return Placed(str(targets[0]), "written", digest)
+
+
+def file_at(path: Path, name: ModelName | str) -> Path:
+    """Return the file that a path means: itself, or one of the model's name in a folder."""
+    if not path.is_dir():
+        return path
+    return path / f"{name if isinstance(name, str) else file_stem(name)}.gguf"
 
 
 def write_file(source: Path, target: Path, advance: Advance | None) -> str:
