@@ -54,6 +54,7 @@ def test_tune_from_the_command_line(
         (["tune"], "base and data and name must be given"),
         (["tune", "nothing-here", "--data", "a.json", "--name", "x"], "nothing-here"),
         (["tune", "--resume", "tickets", "--lr", "1"], "goes on by its own recipe"),
+        (["tune", "--resume", "tickets", "--hours", "2"], "goes on by its own recipe"),
         (["tune", "--resume", "tickets"], "no run is called tickets"),
         (["tune", "x", "--rank-of", "down_proj"], "write it as down_proj=32"),
         (["runs", "show", "tickets"], "no run is called tickets"),
@@ -107,6 +108,39 @@ def test_runs_are_listed_with_lineage_and_loss(capsys: pytest.CaptureFixture[str
     assert "2.500 → 0.500" in listing
     assert _main.run(["runs", "list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["name"] == "tickets:latest"
+
+
+def test_lineage_ends_with_what_was_merged(
+    tiny_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from llamune.store import publish_model, resolve
+
+    run = finished_run()
+    run.update(
+        base={"reference": "starter:latest", "size_bytes": 1, "architecture": "llama",
+              "parameters": 1},
+        parent="older",
+        files={"adapter_gguf": tiny_base},
+    )  # fmt: skip
+    made_by = {"llamune.run": run.reference, "llamune.merged.type": "Q8_0"}
+    publish_model("whole", tiny_base, resolve(str(tiny_base)), annotations=made_by)
+    assert _main.run(["runs", "list", "--json"]) == 0
+    steps = ["starter:latest", "older", "adapter", "whole:latest"]
+    assert json.loads(capsys.readouterr().out)[0]["lineage"] == steps
+
+
+def test_a_damaged_run_hides_no_other_and_can_be_removed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    finished_run()
+    bad = finished_run()
+    bad.record_path.write_text("{")
+    assert _main.run(["runs", "list"]) == 0
+    listed = capsys.readouterr()
+    assert "tickets:latest#1" in listed.out
+    assert f"{bad.record_path} is damaged; llamune runs rm 'tickets:latest#2'" in listed.err
+    assert _main.run(["runs", "rm", "tickets#2", "--yes"]) == 0
+    assert not bad.folder.exists()
 
 
 def test_a_run_is_shown_in_its_own_schema(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,6 +11,8 @@ import typer
 from llamune.cli import _screen
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from rich.table import Table
 
     from llamune.runs import Run, RunRecord
@@ -28,13 +32,20 @@ def list_(
     """List runs with what they came from, their loss and their scores."""
     from llamune.runs import Run
 
-    runs = Run.all()
+    runs, merged = Run.all(), merged_models()
     if as_json:
-        _screen.data_json([run.record.model_dump(mode="json") for run in runs])
-    elif not runs:
-        _screen.note("no runs yet\n\nhint: llamune tune starter --data FILE --name NAME")
+        rows = [
+            run.record.model_dump(mode="json")
+            | {"lineage": lineage(run.record, merged[run.reference])}
+            for run in runs
+        ]
+        _screen.data_json(rows)
+    elif runs:
+        _screen.show(table(runs, merged))
     else:
-        _screen.show(table(runs))
+        _screen.note("no runs yet\n\nhint: llamune tune starter --data FILE --name NAME")
+    for run in Run.damaged():
+        _screen.warn(f"{run.record_path} is damaged; llamune runs rm '{run.reference}' removes it")
 
 
 @app.command()
@@ -72,7 +83,22 @@ def rm(
         _screen.note(f"removed {run.reference}")
 
 
-def table(runs: list[Run]) -> Table:
+def merged_models() -> Mapping[str, Sequence[str]]:
+    """Return the merged models of our library, by the run whose adapter is in them."""
+    from llamune.errors import LlamuneError
+    from llamune.store import library
+
+    store = library()
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in store.names():
+        with suppress(LlamuneError):  # `llamune models` names the damaged ones
+            annotations = store.manifest(name).annotations
+            if "llamune.merged.type" in annotations and "llamune.run" in annotations:
+                found[annotations["llamune.run"]].append(str(name))
+    return found
+
+
+def table(runs: list[Run], merged: Mapping[str, Sequence[str]]) -> Table:
     """Return the listing of runs."""
     from rich.table import Table
 
@@ -81,29 +107,30 @@ def table(runs: list[Run]) -> Table:
         listing.add_column(head)
     for run in runs:
         record = run.record
+        scores = [change(score.before, score.after, "{:.0%}") for score in record.scores[:1]]
         listing.add_row(
             run.reference,
-            lineage(record),
+            " → ".join(lineage(record, merged[run.reference])),
             state(run, record),
             change(record.loss.validation_before, record.loss.validation, "{:.3f}"),
-            *(
-                change(score.before, score.after, "{:.0%}")
-                for score in record.scores[:1] or [None]
-                if score
-            ),
-            *([] if record.scores else [""]),
+            "".join(scores),
             str((record.proof or {}).get("verdict", "")),
         )
     return listing
 
 
-def lineage(record: RunRecord) -> str:
-    """Return base → adapter → merged, as far as the run went."""
+def lineage(record: RunRecord, merged: Sequence[str]) -> list[str]:
+    """Return base, adapter gone on from, adapter, merged: as far as it went.
+
+    Args:
+        record: of the run.
+        merged: models that its adapter was merged into.
+    """
     steps = [record.base.reference if record.base else "?"]
     steps += [record.parent] if record.parent else []
     steps += ["adapter"] if "adapter_gguf" in record.files else []
     steps += ["merged"] if "merged" in record.files else []
-    return " → ".join(steps)
+    return steps + list(merged)
 
 
 def state(run: Run, record: RunRecord) -> str:
