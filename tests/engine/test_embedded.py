@@ -15,6 +15,7 @@ import pytest
 from llamune.engine import EmbeddedEngine, EngineError, GenerateOptions, LoadedAdapter, open_engine
 from llamune.gguf import Entry, GgufError, ModelFile, NewTensor, quant_type, write_gguf
 from llamune.store import resolve
+from tests.concurrency import PATIENCE_SECONDS, at_once
 
 GREEDY = GenerateOptions(max_tokens=12, temperature=0)
 QUESTION = [{"role": "user", "content": "Tell me a story about a fox."}]
@@ -88,32 +89,23 @@ def test_an_unknown_adapter_is_refused_by_name(engine: EmbeddedEngine):
 
 
 def test_requests_from_threads_get_their_own_answers(engine: EmbeddedEngine):
-    alone = {
-        name: engine.answer(QUESTION, GREEDY, scales=scales).text
-        for name, scales in (("bare", {}), ("one", {"one.gguf": 1.0}))
-    }
-    answers: dict[str, str] = {}
+    def bare() -> str:
+        return engine.answer(QUESTION, GREEDY, scales={}).text
 
-    def ask(name: str, scales: dict[str, float]) -> None:
-        answers[name] = engine.answer(QUESTION, GREEDY, scales=scales).text
+    def adapted() -> str:
+        return engine.answer(QUESTION, GREEDY, scales={"one.gguf": 1.0}).text
 
-    threads = [
-        threading.Thread(target=ask, args=("bare", {})),
-        threading.Thread(target=ask, args=("one", {"one.gguf": 1.0})),
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert answers == alone
+    assert at_once(bare, adapted) == [bare(), adapted()]
 
 
 def test_closing_the_iterator_stops_the_work(engine: EmbeddedEngine):
+    before = set(threading.enumerate())
     pieces = engine.generate("Once upon a time", GenerateOptions(max_tokens=400), scales={})
     next(pieces)
-    before = threading.active_count()
+    started = set(threading.enumerate()) - before
+    assert started
     pieces.close()
-    assert threading.active_count() == before - 1
+    assert not any(thread.is_alive() for thread in started)
     assert engine.answer(QUESTION, GREEDY, scales={}).text  # the slot is free again
 
 
@@ -203,7 +195,7 @@ def test_the_inner_port_answers_nobody_without_its_key(
 ):
     parts = urlsplit(engine.address)
     assert parts.hostname == "127.0.0.1"
-    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=10)
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=PATIENCE_SECONDS)
     headers = {"Origin": "http://evil.example", "Content-Type": "application/json"}
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +22,7 @@ from llamune.engine import (
 from llamune.engine.remote import ollama_address
 from llamune.errors import UnsupportedError
 from llamune.store import resolve
+from tests.concurrency import serving
 
 GREEDY = GenerateOptions(max_tokens=8, temperature=0)
 QUESTION = [{"role": "user", "content": "Tell me a story about a fox."}]
@@ -111,13 +111,8 @@ class Recorded(BaseHTTPRequestHandler):
 @pytest.fixture
 def ollama() -> Iterator[str]:
     Recorded.asked.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Recorded)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Recorded) as server:
+        yield f"http://127.0.0.1:{server.server_port}"
 
 
 def test_ollama_answers_in_its_own_api(ollama: str):

@@ -21,6 +21,7 @@ from llamune.evaluate import (
     vote_page,
 )
 from llamune.serve.voting import VotePage
+from tests.concurrency import PATIENCE_SECONDS
 from tests.evaluate.test_compare import PROMPTS, contestant
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -90,7 +91,7 @@ def test_nobody_else_votes(
     page, cast = votes
     parts = urlsplit(page.address)
     assert parts.hostname == "127.0.0.1"
-    connection = http.client.HTTPConnection(parts.hostname, parts.port or 0, timeout=10)
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=PATIENCE_SECONDS)
     connection.request(method, path.replace("{secret}", parts.path), body)
     assert connection.getresponse().status == status
     connection.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 
 from llamune.runs import Run
 from llamune.store import resolve
+from tests.concurrency import free_port
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 FIRST, SECOND = "10.77.31.1", "10.77.31.2"
@@ -51,12 +51,6 @@ def launch(launcher: list[str], arguments: list[str]) -> subprocess.CompletedPro
         env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, capture_output=True,
         timeout=TIMEOUT_SECONDS, check=False,
     )  # fmt: skip
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

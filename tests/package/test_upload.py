@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import importlib
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from llamune.cli._main import run
 from llamune.errors import LlamuneError
 from llamune.jobs import upload
 from llamune.package import PackageError
+from tests.concurrency import serving
 from tests.package.test_package import base, contents_for, weights, whole  # noqa: F401  fixtures
 
 
@@ -69,18 +69,14 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.url = f"http://127.0.0.1:{server.server_address[1]}"
-    server.files, server.paths, server.refuses = {}, [], False
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    client = importlib.import_module("huggingface_hub")
-    real = client.HfApi
-    monkeypatch.setattr(client, "HfApi", lambda: real(endpoint=server.url, token="hf_test"))
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    server: Any
+    with serving(Hub) as server:
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        server.files, server.paths, server.refuses = {}, [], False
+        client = importlib.import_module("huggingface_hub")
+        real = client.HfApi
+        monkeypatch.setattr(client, "HfApi", lambda: real(endpoint=server.url, token="hf_test"))
+        yield server
 
 
 def test_every_file_arrives_as_it_is(whole: Path, hub: Any) -> None:  # noqa: F811

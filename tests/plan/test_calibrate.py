@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from llamune.cli._main import run
 from llamune.runs import Line, check_choices, measuring
 from llamune.runs import machine as this_machine
+from tests.concurrency import wait_until
 from tests.tiny import tiny_model
 
 
@@ -90,15 +93,10 @@ def test_calibrating_wants_a_model(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_busy_program_is_seen() -> None:
-    import subprocess
-    import sys
-    import time
-
     others = measuring.Others()
     program = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        time.sleep(0.6)
-        assert others.cores > 0.2  # it had most of one
+        wait_until(lambda: others.cores > 0.2)  # it has most of one
     finally:
         program.kill()
         program.wait()

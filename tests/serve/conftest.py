@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from llamune.serve import open_database
+from tests.concurrency import PATIENCE_SECONDS, free_port, wait_until
 
 
 def postgres_program(name: str) -> str | None:
@@ -39,9 +38,7 @@ def serve_postgres(folder: Path, *, initdb: str, server: str) -> Iterator[str]:
     user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     if user:
         shutil.chown(folder, "postgres")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     data = folder / "data"
     subprocess.run(
         [
@@ -68,14 +65,12 @@ def serve_postgres(folder: Path, *, initdb: str, server: str) -> Iterator[str]:
         ready = postgres_program("pg_isready")
         assert ready is not None
         answers = [ready, "-q", "-h", "127.0.0.1", "-p", str(port)]
-        for _ in range(100):
-            if subprocess.run(answers, check=False).returncode == 0:
-                break
-            time.sleep(0.1)
+        wait_until(lambda: process.poll() is not None or not subprocess.call(answers))
+        assert process.poll() is None, (folder / "log").read_text()
         yield f"postgresql+psycopg://llamune@127.0.0.1:{port}/postgres"
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=PATIENCE_SECONDS)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

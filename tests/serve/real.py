@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from tests.concurrency import PATIENCE_SECONDS
+
 MAIN = "import sys; from llamune.cli import main; main()"
 
 
@@ -41,4 +43,4 @@ def running_server(*options: str) -> Iterator[Running]:
         yield Running(found.group(), process, environment)
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=PATIENCE_SECONDS)

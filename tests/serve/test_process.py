@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 
 from llamune import serve
 from llamune.store import publish_model
+from tests.concurrency import PATIENCE_SECONDS, wait_until
 from tests.serve.real import Running, running_server
 
 CHAT: dict[str, Any] = {
@@ -46,6 +46,11 @@ def headers(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
+def ask(method: str, url: str, **options: Any) -> httpx.Response:
+    """Send a request and wait for its answer, on a busy machine also."""
+    return httpx.request(method, url, timeout=PATIENCE_SECONDS, **options)
+
+
 def counted(server: Running) -> list[tuple[int, int]]:
     """Return requests and answer tokens in all, as the server's own database has them."""
     database = serve.open_database(f"sqlite:///{server.environment['LLAMUNE_HOME']}/serve.sqlite3")
@@ -66,7 +71,7 @@ def test_without_a_key_nothing_is_told(keyed: tuple[Running, str]) -> None:
         ("DELETE", "/api/delete"),
         ("GET", "/no/such/path"),
     ):
-        answer = httpx.request(method, server.url + path, headers=headers("lln_wrong"))
+        answer = ask(method, server.url + path, headers=headers("lln_wrong"))
         assert answer.status_code == 401, path
         assert "starter" not in answer.text
 
@@ -74,14 +79,15 @@ def test_without_a_key_nothing_is_told(keyed: tuple[Running, str]) -> None:
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/../../b", "%2e%2e%2fx"])
 def test_names_like_paths_are_unknown_models(keyed: tuple[Running, str], name: str) -> None:
     server, key = keyed
-    asked = httpx.post(
-        f"{server.url}/v1/chat/completions", json={**SHORT, "model": name}, headers=headers(key)
-    )
+    asked = ask(
+        "POST", f"{server.url}/v1/chat/completions", json={**SHORT, "model": name},
+        headers=headers(key),
+    )  # fmt: skip
     assert asked.status_code == 404
     assert asked.json()["error"]["code"] == "model_not_found"
-    shown = httpx.post(f"{server.url}/api/show", json={"model": name}, headers=headers(key))
+    shown = ask("POST", f"{server.url}/api/show", json={"model": name}, headers=headers(key))
     assert (shown.status_code, list(shown.json())) == (404, ["error"])
-    found = httpx.get(f"{server.url}/v1/models/{name}", headers=headers(key))
+    found = ask("GET", f"{server.url}/v1/models/{name}", headers=headers(key))
     assert found.status_code == 404
 
 
@@ -89,7 +95,7 @@ def test_a_prompt_over_the_context_is_400(keyed: tuple[Running, str]) -> None:
     server, key = keyed
     long = {**SHORT, "messages": [{"role": "user", "content": "word " * 2000}]}
     for path in ("/v1/chat/completions", "/api/chat"):
-        answer = httpx.post(server.url + path, json=long, headers=headers(key), timeout=60)
+        answer = ask("POST", server.url + path, json=long, headers=headers(key))
         assert answer.status_code == 400, answer.text
 
 
@@ -109,7 +115,8 @@ def test_a_client_that_stalls_is_answered_408(keyed: tuple[Running, str]) -> Non
 def raw(server: Running, lines: list[str], *, body: bytes = b"") -> bytes:
     """Send a request whose body does not come whole, and return what is answered."""
     where = urlsplit(server.url)
-    with socket.create_connection((where.hostname, where.port), timeout=60) as connection:
+    place = (where.hostname, where.port)
+    with socket.create_connection(place, timeout=PATIENCE_SECONDS) as connection:
         head = ["POST /v1/completions HTTP/1.1", f"Host: {where.netloc}", *lines]
         connection.sendall("\r\n".join([*head, "", ""]).encode() + body)
         return connection.recv(4096)
@@ -120,14 +127,12 @@ def test_a_client_that_leaves_stops_the_answer(keyed: tuple[Running, str]) -> No
     before = counted(server)
     url = f"{server.url}/v1/chat/completions"
     with httpx.stream(
-        "POST", url, json={**CHAT, "stream": True}, headers=headers(key), timeout=60
+        "POST", url, json={**CHAT, "stream": True}, headers=headers(key), timeout=PATIENCE_SECONDS
     ) as answer:
         for line in answer.iter_lines():
             if '"content": "' in line and '"content": ""' not in line:
                 break
-    until = time.monotonic() + 30
-    while counted(server) == before and time.monotonic() < until:
-        time.sleep(0.2)
+    wait_until(lambda: counted(server) != before, pause=0.2)
     ((requests, tokens),) = counted(server)
     earlier = before[0] if before else (0, 0)
     assert requests == earlier[0] + 1
@@ -145,12 +150,14 @@ def test_what_was_finished_is_counted_once_through_kill_9(
         with running_server("--context", "512") as server:
             url = f"{server.url}/v1/chat/completions"
             for _ in range(3):
-                answer = httpx.post(url, json=SHORT, timeout=60)
+                answer = ask("POST", url, json=SHORT)
                 n_tokens += answer.json()["usage"]["completion_tokens"]
-            with httpx.stream("POST", url, json={**CHAT, "stream": True}, timeout=60) as answer:
+            with httpx.stream(
+                "POST", url, json={**CHAT, "stream": True}, timeout=PATIENCE_SECONDS
+            ) as answer:
                 chunks = (json.loads(x[6:]) for x in answer.iter_lines() if x.startswith("data:"))
                 assert any(chunk["choices"][0]["delta"].get("content") for chunk in chunks)
                 server.process.send_signal(signal.SIGKILL)
-                server.process.wait(timeout=30)
+                server.process.wait(timeout=PATIENCE_SECONDS)
         assert counted(server)[0][1] == n_tokens
     assert counted(server) == [(6, n_tokens)]

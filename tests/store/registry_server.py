@@ -6,11 +6,12 @@ import socket
 import socketserver
 import subprocess
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from tests.concurrency import PATIENCE_SECONDS, free_port, wait_until
 
 PROGRAM = "docker-registry"
 CONFIG = """\
@@ -23,11 +24,6 @@ http: {{addr: "127.0.0.1:{port}", relativeurls: true}}
 """
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 @contextmanager
 def running_registry(folder: Path) -> Iterator[int]:
     """Start Debian's docker-registry and yield its port."""
@@ -37,17 +33,21 @@ def running_registry(folder: Path) -> Iterator[int]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([PROGRAM, "serve", str(config)], stdout=log, stderr=log)
     try:
-        for _ in range(200):
-            with suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5).close()
-                break
-            time.sleep(0.05)
-        else:
-            raise AssertionError((folder / "log").read_text())
+        wait_until(lambda: process.poll() is not None or answers(port))
+        assert process.poll() is None, (folder / "log").read_text()
         yield port
     finally:
         process.kill()
         process.wait()
+
+
+def answers(port: int) -> bool:
+    """Whether a registry answers there."""
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=PATIENCE_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 class CuttingProxy:
@@ -58,14 +58,12 @@ class CuttingProxy:
         down_limits, up_limits: bytes after which each next connection is cut, on the way from
             and to the registry; used up in order, then nothing is cut any more.
         n_cuts: how many connections it cut.
-        seconds_a_piece: how long it waits after each piece of 16 KiB.
     """
 
     def __init__(self, target: int) -> None:
         self.down_limits: list[int] = []
         self.up_limits: list[int] = []
         self.n_cuts = 0
-        self.seconds_a_piece = 0.0
         self.guard = threading.Lock()
         proxy = self
 
@@ -101,7 +99,6 @@ class CuttingProxy:
         with suppress(OSError):
             while data := source.recv(16 << 10):
                 target.sendall(data if left is None else data[:left])
-                time.sleep(self.seconds_a_piece)
                 if left is not None:
                     left -= len(data)
                     if left <= 0:

@@ -26,6 +26,7 @@ from llamune.store import (
     resolve,
     verify_models,
 )
+from tests.concurrency import forked
 from tests.store.conftest import put_model
 
 pytestmark = [
@@ -39,27 +40,23 @@ TEMPLATE = "application/vnd.ollama.image.template"
 
 def killed_at_line(number: int, work: Callable[[], object]) -> bool:
     """Do the work in a child that is killed before its n-th line in the store's code."""
-    child = os.fork()
-    if child == 0:
-        left = number
+    left = number
 
-        def count(frame: FrameType, event: str, _: Any) -> Any:
-            nonlocal left
-            if not frame.f_code.co_filename.startswith(OURS):
-                return None
-            if event == "line":
-                left -= 1
-                if left <= 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return count
+    def count(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal left
+        if not frame.f_code.co_filename.startswith(OURS):
+            return None
+        if event == "line":
+            left -= 1
+            if left <= 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return count
 
-        try:
-            sys.settrace(count)
-            work()
-        except BaseException:  # noqa: BLE001  a child must not run on into pytest
-            os._exit(1)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
+    def traced() -> None:
+        sys.settrace(count)
+        work()
+
+    _, status = os.waitpid(forked(traced), 0)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
     return os.WIFSIGNALED(status)
 
@@ -162,17 +159,8 @@ def test_publishing_beside_cleaning_up_loses_nothing() -> None:
         for _ in range(50):
             collect_garbage(store, grace_seconds=-1)
 
-    children = []
-    for work in (lambda: publisher("a"), lambda: publisher("b"), remover, cleaner):
-        child = os.fork()
-        if child == 0:
-            try:
-                work()
-            except BaseException as error:  # noqa: BLE001  a child must not run on into pytest
-                os.write(2, f"{type(error).__name__}: {error}\n".encode())
-                os._exit(1)
-            os._exit(0)
-        children.append(child)
+    works = (lambda: publisher("a"), lambda: publisher("b"), remover, cleaner)
+    children = [forked(work) for work in works]
     statuses = [os.waitpid(child, 0)[1] for child in children]
     assert statuses == [0, 0, 0, 0]
     assert [str(name) for name in store.names()] == ["a:latest", "b:latest"]

@@ -7,10 +7,7 @@ import os
 import random
 import shutil
 import signal
-import threading
-import time
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 
 import httpx
@@ -20,7 +17,6 @@ from llamune.cli._main import run
 from llamune.store import (
     DamagedError,
     ExistsError,
-    Layer,
     ModelName,
     NewLayer,
     RegistryError,
@@ -38,6 +34,7 @@ from llamune.store import (
     resolve,
     verify_models,
 )
+from tests.concurrency import at_once, forked
 from tests.store.conftest import put_model
 from tests.store.registry_server import PROGRAM, CuttingProxy, running_registry
 
@@ -284,17 +281,9 @@ def test_two_pulls_of_one_model_at_once_both_succeed(target: ModelName) -> None:
     local()
     push(resolve("mine"), target)
     empty_library()
-    plans = [plan_pull(target), plan_pull(target)]
-    results: list[str | None] = []
-    threads = [
-        threading.Thread(target=lambda plan=plan: results.append(pull(plan).digest))
-        for plan in plans
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == 2 and len(set(results)) == 1
+    first, second = plan_pull(target), plan_pull(target)
+    one, other = at_once(lambda: pull(first), lambda: pull(second))
+    assert one.digest == other.digest
     assert verify_models([(library(), target)]) == []
     assert len(list(library().blobs.iterdir())) == 4
 
@@ -310,29 +299,26 @@ def test_the_manifest_in_the_registry_is_what_we_wrote(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked child")
-def test_a_pull_that_was_killed_goes_on_with_what_had_arrived(
-    target: ModelName, proxy: CuttingProxy
-) -> None:
+def test_a_pull_that_was_killed_goes_on_with_what_had_arrived(target: ModelName) -> None:
     local()
     push(resolve("mine"), target)
     empty_library()
-    name = through(proxy, target)
-    proxy.seconds_a_piece = 0.01
-    child = os.fork()
-    if child == 0:
-        pull(plan_pull(name))
-        os._exit(0)
-    part = pulling.partial_path(library(), Layer("", f"sha256:{sha256(BIG).hexdigest()}", len(BIG)))
-    while not part.exists() or part.stat().st_size < 500_000:
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    arrived = 0
+
+    def die_on_the_way(n_bytes: int) -> None:
+        nonlocal arrived
+        arrived += n_bytes
+        if arrived > 500_000:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = forked(lambda: pull(plan_pull(target), advance=die_on_the_way))
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
     assert library().names() == []
-    proxy.seconds_a_piece = 0.0
-    plan = plan_pull(name)
-    assert plan.bytes_to_fetch < plan.manifest.size - 400_000
+    plan = plan_pull(target)
+    assert 0 < plan.bytes_to_fetch < plan.manifest.size - 400_000
     assert pull(plan).path.read_bytes() == BIG
-    assert verify_models([(library(), name)]) == []
+    assert verify_models([(library(), target)]) == []
 
 
 def test_a_package_folder_goes_up_as_an_artifact_with_file_names(

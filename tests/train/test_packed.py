@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +128,9 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from llamune.runs import Run
-from tests.train import packed_tiny
+from tests.train import packed_tiny, tiny
 run = Run.find(sys.argv[1])
-packed_tiny.go(Path(sys.argv[2]), run.recipe, run)
+packed_tiny.go(Path(sys.argv[2]), run.recipe, run, on_event=tiny.die_after_a_checkpoint)
 """
 
 
@@ -143,15 +142,12 @@ def test_a_killed_run_goes_on_bit_equal(bases: Path, tmp_path: Path) -> None:
     packed_tiny.go(base, chosen, whole)
     script = tmp_path / "train.py"
     script.write_text(PROGRAM)
-    process = subprocess.Popen(
+    done = subprocess.run(
         [sys.executable, str(script), killed.reference, str(base)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    while not checkpoint_steps(killed.checkpoints):
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, check=False,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL
+    assert checkpoint_steps(killed.checkpoints)
     assert packed_tiny.go(base, chosen, killed, resume=True).finished
     assert losses(killed) == losses(whole)
     first, second = (run.folder / TRAINED_MODEL for run in (whole, killed))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from llamune.runs import Run
 from llamune.train import train
+from tests.concurrency import free_port
 from tests.train import tiny
 
 PROGRAM = """
@@ -28,14 +28,11 @@ train(tiny.adapted(run.recipe), tiny.records(), tiny.records(8, seed=5), recipe=
 
 def launch(run: Run, script: Path, *extra: str) -> None:
     """Start two processes that find each other as torchrun's do."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     common = {
         **os.environ,
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2",
         "ACCELERATE_USE_CPU": "true",

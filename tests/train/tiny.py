@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from llamune.runs import Recipe, Run, Situation, settle
-from llamune.train import attach_adapter
+from llamune.train import CheckpointWritten, Event, attach_adapter
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -62,6 +65,12 @@ def adapted(chosen: Recipe) -> Any:
     model = tiny_llama()
     modules = [name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in MODULES]
     return attach_adapter(model, chosen, modules=modules)
+
+
+def die_after_a_checkpoint(event: Event) -> None:
+    """Kill this process a moment after its first checkpoint, wherever it is by then."""
+    if isinstance(event, CheckpointWritten):
+        threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
 
 def new_run(chosen: Recipe) -> Run:

@@ -13,6 +13,7 @@ __all__ = ["VotePage"]
 
 MAX_BODY_BYTES = 1000
 CHOICES = ("left", "right", "tie")
+CLOSING_SECONDS = 0.05  # how often the server looks whether it should stop
 
 
 class VotePage:
@@ -38,7 +39,9 @@ class VotePage:
         self._secret = secrets.token_urlsafe(16)
         self.finished = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(CLOSING_SECONDS,), daemon=True
+        )
         self._thread.start()
 
     @property
