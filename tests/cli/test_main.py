@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,3 +86,12 @@ def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str])
 def test_hostile_strings_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     _screen.note("a\x1b[2Jb\x07\u202ec")
     assert capsys.readouterr().err == "a\ufffd[2Jb\ufffd\ufffdc\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell's way to close a stream")
+@pytest.mark.parametrize("stderr", ["&-", "/dev/full"])
+def test_talk_that_nobody_hears_changes_no_exit_code(stderr: str) -> None:
+    if stderr == "/dev/full" and not Path(stderr).exists():
+        pytest.skip("this system has no device that is always full")
+    program = f'"$0" -c "from llamune.cli import main; main()" inspect nothing 2>{stderr}'
+    assert subprocess.run(["sh", "-c", program, sys.executable], check=False).returncode == 2

@@ -97,6 +97,8 @@ def options(
 
 def main() -> None:
     """Run the program; the process ends with the exit code of design, section 3."""
+    if sys.stderr is None:  # closed by whoever started us
+        _screen.mute()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ __all__ = [
     "data_json",
     "error",
     "is_terminal",
+    "mute",
     "note",
     "plain",
     "progress",
@@ -63,8 +66,16 @@ def show(renderable: RenderableType) -> None:
 
 
 def note(text: str) -> None:
-    """Say something on stderr."""
-    sys.stderr.write(f"{plain_lines(text)}\n")
+    """Say something on stderr; where nobody can hear it, the work goes on without."""
+    try:
+        sys.stderr.write(f"{plain_lines(text)}\n")
+    except OSError:  # a full disk, or a reader that has gone
+        mute()
+
+
+def mute() -> None:
+    """Drop all talk from here on."""
+    sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  open to the end
 
 
 def warn(text: str) -> None:
