@@ -6,7 +6,6 @@ import ctypes
 import sys
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import psutil
@@ -52,12 +51,7 @@ class PeakMemory:
             self.thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.highest_bytes = self.peak_bytes
         if self.thread is not None:
             self.stop.set()
