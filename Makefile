@@ -31,6 +31,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 fuzz: setup
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=new
 	$(BIN)/python -m pip install --quiet atheris
 	$(BIN)/python -m tests.gguf.fuzz -max_total_time=$(or $(FUZZ_SECONDS),300)
 

@@ -223,7 +223,7 @@ def test_an_adapter_file_that_we_do_not_apply_exactly_is_refused(
         read_gguf_adapter(path)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     ranks=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     alphas=st.lists(st.floats(0.0625, 64), min_size=4, max_size=4),

@@ -22,7 +22,7 @@ WAYS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     ways=st.dictionaries(st.text("abcdef", min_size=1), WAYS, min_size=1, max_size=5),
     share=st.floats(0, 1),

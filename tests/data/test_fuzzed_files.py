@@ -52,7 +52,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(values=st.lists(json_values, min_size=1, max_size=4))
 def test_fuzzed_records_are_read_or_reported_never_lost(
     tmp_path_factory: pytest.TempPathFactory, values: list[Any]
@@ -66,7 +66,7 @@ def test_fuzzed_records_are_read_or_reported_never_lost(
     assert sorted(numbers) == list(range(1, len(values) + 2))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(raw=st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
 def test_fuzzed_files_give_records_or_one_error(
     tmp_path_factory: pytest.TempPathFactory, raw: bytes

@@ -168,7 +168,7 @@ words = st.text(st.characters(exclude_categories=["Cs", "Co"]), min_size=1, max_
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     turns=st.lists(st.tuples(words, words), min_size=1, max_size=3),
     system=st.none() | words,

@@ -66,7 +66,7 @@ def parsed(fields: Any) -> Record:
         raise
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(records)
 def test_what_is_read_is_written_and_read_again_the_same(fields: dict[str, Any]) -> None:
     record = parsed(fields)
@@ -75,7 +75,7 @@ def test_what_is_read_is_written_and_read_again_the_same(fields: dict[str, Any])
     assert again == record
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(records, st.sampled_from(["alpaca", "openai", "sharegpt", "completion", "preference"]))
 def test_another_format_says_the_same_or_refuses(fields: dict[str, Any], format_: str) -> None:
     record = parsed(fields)
@@ -89,7 +89,7 @@ def test_another_format_says_the_same_or_refuses(fields: dict[str, Any], format_
     assert same == record
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(records)
 def test_no_record_is_too_odd_to_inspect(fields: dict[str, Any]) -> None:
     record = parsed(fields)
@@ -98,7 +98,7 @@ def test_no_record_is_too_odd_to_inspect(fields: dict[str, Any]) -> None:
     assert inspector.length(record) >= 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(records, min_size=1, max_size=8))
 def test_same_questions_and_same_words_share_a_group(many: list[dict[str, Any]]) -> None:
     made = [parsed(fields) for fields in many]

@@ -96,7 +96,7 @@ def test_numbers_stored_one_by_one_unpack_as_numpy_reads_them(name: str, dtype: 
     assert np.array_equal(rows_to_floats(packed, quant_type(name)), numbers.astype(np.float32))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=32, max_size=32))
 def test_sixteen_bit_floats_round_as_the_judges_do(values: list[float]) -> None:
     floats = np.array([values], np.float32)

@@ -28,7 +28,7 @@ VALUES = st.one_of(
 KEYS = st.text(st.characters(codec="ascii", categories=("Ll", "Nd")), min_size=1, max_size=12)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.dictionaries(KEYS, VALUES, max_size=8))
 def test_what_is_written_is_read_by_us_and_by_the_judge(values: dict[str, object]) -> None:
     from tempfile import TemporaryDirectory

@@ -58,7 +58,7 @@ def test_the_mean_over_seeds_is_the_value(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KEEP_TYPES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     scale=st.floats(1e-4, 10.0), growth=st.floats(0.1, 50.0), seed=st.integers(0, 1000)
 )  # fmt: skip

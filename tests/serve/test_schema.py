@@ -94,9 +94,7 @@ def test_no_request_that_the_schema_allows_or_forbids_finds_a_fault(
     can_be_wrong = list(operation.body) and method != "GET"
     cases = st.one_of(allowed, forbidden) if can_be_wrong else allowed
 
-    @settings(
-        max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
     @given(case=cases.map(of_the_library))
     def ask(case: schemathesis.Case) -> None:
         case.call_and_validate(checks=[not_a_server_error], headers=HEADERS)

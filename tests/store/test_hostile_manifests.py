@@ -80,7 +80,7 @@ def changed(path: tuple[Any, ...], value: Any) -> Any:
 
 
 @given(st.sampled_from(places(VALID)), values)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_a_manifest_with_any_part_replaced_reads_or_is_refused(
     path: tuple[Any, ...], value: Any
 ) -> None:
@@ -98,7 +98,7 @@ def test_a_manifest_with_any_part_replaced_reads_or_is_refused(
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_bytes_are_read_or_refused(data: bytes) -> None:
     with pytest.raises(LlamuneError):
         parse_manifest(data, where="x")
@@ -107,7 +107,6 @@ def test_bytes_are_read_or_refused(data: bytes) -> None:
 @given(st.integers(0, 2000), st.binary(min_size=1, max_size=4))
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_a_store_with_a_damaged_manifest_stays_usable(
@@ -136,7 +135,7 @@ def test_a_store_with_a_damaged_manifest_stays_usable(
 
 
 @given(st.text(max_size=80) | st.from_regex(r"sha256[:-][0-9a-fA-F/.]{60,68}", fullmatch=True))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_digest_is_matched_in_full_before_it_becomes_a_path(text: str) -> None:
     try:
         name = blob_file_name(parse_digest(text, where="x"))

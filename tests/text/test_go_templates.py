@@ -54,7 +54,7 @@ def test_values_print_as_in_go() -> None:
     """Arguments of a tool call hold any JSON; Go prints them by its own rules."""
     values: list[object] = []
 
-    @settings(max_examples=300, database=None, deadline=None)
+    @settings(max_examples=300)
     @given(JSON)
     def collect(value: object) -> None:
         values.append(value)

@@ -74,7 +74,7 @@ def test_every_name_has_llama_cpps_ids(name: str) -> None:
     assert tokenizer.adds_bos == (judge.encode("", add_special=True) != [])
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(name=st.sampled_from(NAMES), text=hard_text())
 def test_any_text_has_llama_cpps_ids(name: str, text: str) -> None:
     tokenizer, judge = PAIRS[name]

@@ -104,14 +104,14 @@ def test_hard_texts_have_llama_cpps_ids(name: str) -> None:
             assert tokenizer.encode(text, **flags) == judge.encode(text, **flags), (text, flags)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(name=st.sampled_from(sorted(FILES)), text=hard_text())
 def test_any_text_has_llama_cpps_ids(name: str, text: str) -> None:
     tokenizer, judge = PAIRS[name]
     assert tokenizer.encode(text) == judge.encode(text)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(name=st.sampled_from(sorted(FILES)), text=st.text("ah= ▁", max_size=40))
 def test_runs_of_few_letters_merge_from_the_left(name: str, text: str) -> None:
     tokenizer, judge = PAIRS[name]
@@ -132,7 +132,7 @@ def test_pieces_and_ends_are_llama_cpps() -> None:
         assert found == [judge.piece(id_) for id_ in range(judge.n_tokens)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=hard_text())
 def test_decoding_gives_the_text_back(text: str) -> None:
     tokenizer, _ = PAIRS["no space prefix"]

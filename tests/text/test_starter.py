@@ -46,7 +46,7 @@ def test_hard_texts_have_llama_cpps_ids(
     assert ours == judge.encode(text, parse_special=parse_special)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(text=hard_text(), parse_special=st.booleans(), add_special=st.booleans())
 def test_any_text_has_llama_cpps_ids(
     starter_path: Path,
@@ -60,7 +60,7 @@ def test_any_text_has_llama_cpps_ids(
     assert ours == judge.encode(text, parse_special=parse_special, add_special=add_special)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=hard_text())
 def test_decoding_gives_the_text_back(tokenizer: Tokenizer, text: str) -> None:
     kept = text.encode().translate(None, LOST_BYTES)
