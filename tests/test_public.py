@@ -19,9 +19,7 @@ LIGHT_ROOMS = (
 def heavy_after(code: str) -> list[str]:
     """Return which heavy libraries a fresh process has loaded after running `code`."""
     check = f"import sys\n{code}\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()[-1].split()
 
 
@@ -35,9 +33,8 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = llamune.no_such_name
 
 
-@pytest.mark.parametrize("room", LIGHT_ROOMS)
-def test_light_rooms_load_no_heavy_library(room: str) -> None:
-    assert heavy_after(f"import llamune.{room}") == []
+def test_light_rooms_load_no_heavy_library() -> None:
+    assert heavy_after("\n".join(f"import llamune.{room}" for room in LIGHT_ROOMS)) == []
 
 
 def test_help_loads_no_heavy_library() -> None:
