@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import multiprocessing
+import os
 import pydoc_data.topics
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,8 +21,10 @@ import numpy as np
 from benchmarks._measure import peak_resident_bytes
 from scipy import stats
 
+import llamune
 from llamune.engine import AdapterFile, prompt_logits
 from llamune.evaluate import kl_divergence, sample_text, token_losses
+from llamune.runs import Run
 from llamune.text import Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -162,3 +167,45 @@ class Kept:
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(row) + "\n")
+
+
+def merge_options(description: str, *, seeds: Sequence[int]) -> argparse.ArgumentParser:
+    """Return the options that every comparison of merges has."""
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=2, help="of llama.cpp")
+    parser.add_argument("--keep", type=Path, help="file of rows; those in it are not measured")
+    return parser
+
+
+def compare_merges(
+    chosen: argparse.Namespace,
+    one_seed: Callable[[int, Path, Kept], None],
+    means: Callable[[Sequence[dict[str, Any]]], list[dict[str, Any]]],
+) -> None:
+    """Compare merges for every seed, in a home of their own, and print the rows and their means.
+
+    Args:
+        chosen: the options.
+        one_seed: called with a seed, a folder for its files in which the training data lies as
+            `prose.jsonl`, and where to add its rows.
+        means: what is said of all rows together.
+    """
+    kept = Kept(chosen.keep)
+    with tempfile.TemporaryDirectory(prefix="llamune-merges-") as scratch:
+        folder = Path(scratch)
+        os.environ["LLAMUNE_HOME"] = str(folder / "home")
+        write_training_data(folder / "prose.jsonl")
+        for seed in chosen.seeds:
+            one_seed(seed, folder, kept)
+    rows = [row for row in kept.rows if row["steps"] == chosen.steps]
+    print(json.dumps({"steps": chosen.steps, "results": rows, "means": means(rows)}))
+
+
+def tuned(base: Path, data: Path, *, name: str, seed: int, steps: int) -> Run:
+    """Train an adapter on every token of the data."""
+    return llamune.tune(
+        str(base), data=data, name=name, seed=seed, steps=steps, rank=16, learning_rate=5e-4,
+        batch=4, max_length=512, validation=0.0, evaluations=0, train_on="all",
+    )  # fmt: skip

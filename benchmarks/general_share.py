@@ -11,9 +11,6 @@ adapter beside its base. With `--keep`, rows are kept as they come and not measu
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,14 +18,15 @@ from typing import Any
 import numpy as np
 from benchmarks._rounding import (
     Kept,
+    compare_merges,
     figures,
     interval,
     logits_of,
     measured_texts,
-    write_training_data,
+    merge_options,
+    tuned,
 )
 
-import llamune
 from llamune.adapter import changed_rows, read_adapter
 from llamune.adapter import merge as merge_file
 from llamune.engine import AdapterFile
@@ -41,34 +39,22 @@ SHARES = (0.0, 0.125, 0.25, 0.5)
 
 def main() -> None:
     """Tune, merge with each share, and print what each keeps and costs."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = merge_options(__doc__, seeds=(0, 1))
     parser.add_argument("--shares", type=float, nargs="+", default=list(SHARES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--threads", type=int, default=2, help="of llama.cpp")
-    parser.add_argument("--keep", type=Path, help="file of rows; those in it are not measured")
     chosen = parser.parse_args()
-    kept = Kept(chosen.keep)
-    with tempfile.TemporaryDirectory(prefix="llamune-share-") as scratch:
-        folder = Path(scratch)
-        os.environ["LLAMUNE_HOME"] = str(folder / "home")
-        write_training_data(folder / "prose.jsonl")
-        for seed in chosen.seeds:
-            if not kept.has(seed=seed, steps=chosen.steps):
-                compare(seed, folder, kept, chosen)
-    rows = [row for row in kept.rows if row["steps"] == chosen.steps]
-    print(json.dumps({"steps": chosen.steps, "results": rows, "means": means(rows)}))
+
+    def one_seed(seed: int, folder: Path, kept: Kept) -> None:
+        if not kept.has(seed=seed, steps=chosen.steps):
+            compare(seed, folder, kept, chosen)
+
+    compare_merges(chosen, one_seed, means)
 
 
 def compare(seed: int, folder: Path, kept: Kept, chosen: argparse.Namespace) -> None:
     """Tune once, merge with every share."""
     data = folder / "prose.jsonl"
     path = starter.fetch()
-    run = llamune.tune(
-        str(path), data=data, name=f"prose-{seed}", seed=seed, steps=chosen.steps, rank=16,
-        learning_rate=5e-4, batch=4, max_length=512, validation=0.0, evaluations=0,
-        train_on="all",
-    )  # fmt: skip
+    run = tuned(path, data, name=f"prose-{seed}", seed=seed, steps=chosen.steps)
     rows = []
     with opened(str(path)) as base:
         texts = measured_texts(base.tokenizer)

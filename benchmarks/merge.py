@@ -13,10 +13,6 @@ come and not measured again.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,12 +21,14 @@ import numpy as np
 from benchmarks._rounding import (
     Effort,
     Kept,
+    compare_merges,
     figures,
     in_own_process,
     interval,
     logits_of,
     measured_texts,
-    write_training_data,
+    merge_options,
+    tuned,
 )
 from benchmarks.wide_starter import make
 
@@ -50,24 +48,16 @@ IMPORTANCE_TOKENS = 4096  # as many as compensation reads
 
 def main() -> None:
     """Make the bases, train, merge, serve, and print what each way keeps."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = merge_options(__doc__, seeds=(0, 1, 2))
     parser.add_argument("--types", nargs="+", default=list(TYPES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--threads", type=int, default=2, help="of llama.cpp")
-    parser.add_argument("--keep", type=Path, help="file of rows; those in it are not measured")
     chosen = parser.parse_args()
-    kept = Kept(chosen.keep)
-    with tempfile.TemporaryDirectory(prefix="llamune-merge-") as scratch:
-        folder = Path(scratch)
-        os.environ["LLAMUNE_HOME"] = str(folder / "home")
-        write_training_data(folder / "prose.jsonl")
-        for seed in chosen.seeds:
-            for kind in chosen.types:
-                if not kept.has(base=kind, seed=seed, steps=chosen.steps):
-                    compare(kind, seed, folder, kept, steps=chosen.steps, threads=chosen.threads)
-    rows = [row for row in kept.rows if row["steps"] == chosen.steps]
-    print(json.dumps({"steps": chosen.steps, "results": rows, "means": means(rows)}))
+
+    def one_seed(seed: int, folder: Path, kept: Kept) -> None:
+        for kind in chosen.types:
+            if not kept.has(base=kind, seed=seed, steps=chosen.steps):
+                compare(kind, seed, folder, kept, steps=chosen.steps, threads=chosen.threads)
+
+    compare_merges(chosen, one_seed, means)
 
 
 def compare(kind: str, seed: int, folder: Path, kept: Kept, *, steps: int, threads: int) -> None:
@@ -79,11 +69,7 @@ def compare(kind: str, seed: int, folder: Path, kept: Kept, *, steps: int, threa
     with ModelFile.open(base) as file:
         texts = measured_texts(tokenizer_of(file))
     name = f"{kind}-{seed}".replace("_", "-")
-    run = llamune.tune(
-        str(base), data=folder / "prose.jsonl", name=name, seed=seed, steps=steps, rank=16,
-        learning_rate=5e-4, batch=4, max_length=512, validation=0.0, evaluations=0,
-        train_on="all",
-    )  # fmt: skip
+    run = tuned(base, folder / "prose.jsonl", name=name, seed=seed, steps=steps)
     adapter = AdapterFile(path=run.adapter_gguf)
     pair = {
         text: logits_of(base, sequences, adapters=[adapter], threads=threads)
