@@ -44,7 +44,13 @@ def test_from_a_file_to_a_published_model(tiny_base: Path, examples: Path) -> No
     ]
     assert model.annotations["llamune.run"] == "colours:latest#1"
     log = run.log_path.read_text()
-    for line in ("recipe lora r4", "· loading the base", "checkpoint of step 12", "(best)"):
+    for line in (
+        "recipe lora r4",
+        "· loading the base",
+        "checkpoint of step 12",
+        "(best)",
+        "ended: done",
+    ):
         assert line in log
     report = run.report_path.read_text()
     assert before in report

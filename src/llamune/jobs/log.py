@@ -72,6 +72,8 @@ def logged(run: Run, on_event: OnJobEvent, *, head: Iterable[str]) -> Iterator[O
         with suppress(OSError):  # a full disk must not hide why
             write(run, [f"ended: {text}"])
         raise
+    record = run.record
+    write(run, [f"ended: {record.state}{f', {record.fault}' if record.fault else ''}"])
 
 
 def write(run: Run, lines: Iterable[str]) -> None:
