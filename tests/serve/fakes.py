@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -26,14 +27,14 @@ WORDS = ("one", " two", " three")
 
 
 class FakeEngine(Engine):
-    """Says three words; `slow` waits between them until told to go on."""
+    """Says three words; an endless one says them until nobody listens any more."""
 
     name = "fake"
     n_ctx = 512
+    endless = False
 
-    def __init__(self, adapters: Sequence[Adapter] = (), *, slow: bool = False) -> None:
+    def __init__(self, adapters: Sequence[Adapter] = ()) -> None:
         self.adapters = tuple(adapter.digest or "" for adapter in adapters)
-        self.slow = slow
         self.closed = False
         self.asked: list[Asked] = []
         self.stopped = threading.Event()
@@ -55,10 +56,9 @@ class FakeEngine(Engine):
 
     def say(self) -> Generator[Piece]:
         try:
-            for word in WORDS:
+            for word in itertools.cycle(WORDS) if self.endless else WORDS:
                 yield Piece(text=word)
-                if self.slow:
-                    time.sleep(0.2)
+                time.sleep(0.01)
             yield Piece(finish_reason="stop", n_prompt_tokens=5, n_answer_tokens=len(WORDS))
         finally:
             self.stopped.set()

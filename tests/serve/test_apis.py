@@ -18,6 +18,7 @@ from llamune.engine import Conversation
 from llamune.files import sha256_of
 from llamune.serve import app as app_module
 from llamune.store import Adapter, Model, ModelName, library, model_of_name
+from tests.concurrency import PATIENCE_SECONDS
 from tests.serve.fakes import FakeEngine, tiny_gguf, tiny_library
 
 CHAT = {"model": "a", "messages": [{"role": "user", "content": "hi"}]}
@@ -29,7 +30,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[FakeEngine]:
     opened: list[FakeEngine] = []
 
     def open_fake(model: Model, *, adapters: Sequence[Adapter], **_: Any) -> FakeEngine:
-        opened.append(FakeEngine(slow=True))
+        opened.append(FakeEngine())
         return opened[-1]
 
     monkeypatch.setattr(app_module, "open_engine", open_fake)
@@ -139,8 +140,10 @@ def test_bad_requests_get_the_right_status_in_the_apis_own_shape(
 
 @pytest.mark.usefixtures("models")
 def test_a_client_that_leaves_ends_the_work_and_is_counted(
-    counts: Database, engines: list[FakeEngine]
+    counts: Database, engines: list[FakeEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(FakeEngine, "endless", True)
+
     async def leave() -> None:
         app = serve.create_app(library(), counts, with_keys=False)
         body = json.dumps({**CHAT, "stream": True}).encode()
@@ -164,10 +167,10 @@ def test_a_client_that_leaves_ends_the_work_and_is_counted(
         await app(scope, arrived.get, send)
 
     asyncio.run(leave())
-    assert engines[0].stopped.wait(5)
+    assert engines[0].stopped.wait(PATIENCE_SECONDS)
     (total,) = serve.usage_by(counts, [])
     assert total.requests == 1
-    assert 1 <= total.completion_tokens < 3
+    assert total.completion_tokens >= 1
 
 
 @pytest.mark.usefixtures("models", "engines")

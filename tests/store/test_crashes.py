@@ -96,7 +96,10 @@ def run_killed_everywhere(
     return seen
 
 
-@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
+every_line = pytest.mark.parametrize("step", [19, pytest.param(1, marks=pytest.mark.slow)])
+
+
+@every_line
 def test_a_publish_killed_at_any_line_leaves_the_old_model_or_the_new(
     tmp_path: Path, step: int
 ) -> None:
@@ -110,11 +113,12 @@ def test_a_publish_killed_at_any_line_leaves_the_old_model_or_the_new(
     def work() -> None:
         publish("victim", [NewLayer(MODEL, source)], config={"new": 1}, replace=True)
 
-    seen = run_killed_everywhere(before, work, {b"old weights", b"new weights"}, step=step)
+    seen = run_killed_everywhere(before, work, {b"old weights", b"new weights"}, step)
     assert seen == {b"old weights", b"new weights"}
 
 
-def test_a_copy_from_another_store_killed_at_any_line(ollama: Store) -> None:
+@every_line
+def test_a_copy_from_another_store_killed_at_any_line(ollama: Store, step: int) -> None:
     put_model(ollama.root, weights=b"theirs")
     theirs = resolve("tiny")
 
@@ -125,11 +129,12 @@ def test_a_copy_from_another_store_killed_at_any_line(ollama: Store) -> None:
     def work() -> None:
         copy_model(theirs, "victim", replace=True)
 
-    assert run_killed_everywhere(before, work, {None, b"theirs"}, step=5) == {None, b"theirs"}
+    assert run_killed_everywhere(before, work, {None, b"theirs"}, step) == {None, b"theirs"}
     assert theirs.path.read_bytes() == b"theirs"
 
 
-def test_a_removal_killed_at_any_line(ollama: Store) -> None:
+@every_line
+def test_a_removal_killed_at_any_line(ollama: Store, step: int) -> None:
     def before() -> None:
         publish("victim", layers(b"weights"), config={}, replace=True)
         publish("other", layers(b"weights of another"), config={}, replace=True)
@@ -138,7 +143,7 @@ def test_a_removal_killed_at_any_line(ollama: Store) -> None:
         if library().find(ModelName("victim")):
             remove_model(library(), ModelName("victim"))
 
-    assert run_killed_everywhere(before, work, {None, b"weights"}, step=5) == {None, b"weights"}
+    assert run_killed_everywhere(before, work, {None, b"weights"}, step) == {None, b"weights"}
     assert resolve("other").path.read_bytes() == b"weights of another"
 
 
