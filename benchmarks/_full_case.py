@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["WAYS", "Way", "prose_records", "random_records", "train_case"]
+__all__ = ["BATCH", "WAYS", "Way", "prose_records", "random_records", "train_case"]
+
+
+BATCH = 4  # windows a step
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Way:
 
 WAYS = {
     "dense-f32": Way({"method": "full", "dense": True}, 5e-5),
+    "dense-f32-wide": Way({"method": "full", "dense": True}, 5e-5, wide=True),
     **{
         f"packed-{kind}-{optimizer}": Way(
             {"method": "full", "keep_type": kind, "optimizer": optimizer}, 5e-5, kind == "Q6_K"
@@ -107,9 +111,9 @@ def train_case(
     torch.set_num_threads(threads)
     way = WAYS[name]
     asked = {
-        "base": str(path), "name": f"{name}-{seed}", "data": "none", "steps": steps, "batch": 4,
+        "base": str(path), "name": f"{name}-{seed}", "data": "none", "steps": steps, "batch": BATCH,
         "learning_rate": way.rate * factor, "seed": seed, "evaluations": 8, "patience": 0,
-        "micro_batch": 4, "max_length": length, "checkpoint_minutes": 1e9, **way.choices,
+        "micro_batch": BATCH, "max_length": length, "checkpoint_minutes": 1e9, **way.choices,
     }  # fmt: skip
     with ModelFile.open(path) as base:
         family = describe(base)

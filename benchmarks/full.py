@@ -1,18 +1,21 @@
 """Every weight trained in its packed blocks, against dense AdamW and LoRA; and 9B in 16 GB.
 
-    python -m benchmarks full                                # hours on two cores
+    python -m benchmarks full                                # a day on two cores
     python -m benchmarks full --parts quality --ways dense-f32 packed-Q8_0-factored --seeds 1
     python -m benchmarks full --parts nine --layers 4        # a short look
+
+Each run adds to the figures of earlier ones (`benchmarks/results/full-….json`): a part, or a way of
+a part, takes the place of its own earlier figures only, and says what it was measured on.
 
 Parts. `quality`: held-out loss along the way, seconds a step, peak memory and the noise that
 rounding added, for dense AdamW in f32, packed weights at each keep type with each optimizer, and
 LoRA r16 on all linear layers; the same windows of English prose, 4 × 128 tokens a step, the rate of
-each searched first. (Q6_K comes in blocks of 256, which the starter's rows do not divide into: that
-way trains the wide starter.) `long`: the same for the default way and dense on a run ten times as
-long. `served`: the wide starter trained in Q8_0, its loss in llama.cpp at Q8_0, and brought to
-Q4_K_M and Q4_0 by rounding to nearest and by compensated rounding. `nine`: one real step on a model
-with gemma2:9b's shapes and random weights, the process's own memory limited to 16 GB. Each training
-runs in a process of its own.
+each searched first. (Q6_K comes in blocks of 256, which the starter's rows do not divide into:
+those ways train the wide starter, and are held against dense training of it.) `long`: the same for
+the default way and dense on a run ten times as long. `served`: the wide starter trained in Q8_0,
+its loss in llama.cpp at Q8_0, and brought to Q4_K_M and Q4_0 by rounding to nearest and by
+compensated rounding. `nine`: one real step on a model with gemma2:9b's shapes and random weights,
+the process's own memory limited to 16 GB. Each training runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -24,11 +27,12 @@ import os
 import statistics
 import tempfile
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks._full_case import WAYS, prose_records, train_case
-from benchmarks._measure import trial
+from benchmarks._full_case import BATCH, WAYS, prose_records, train_case
+from benchmarks._measure import HERE, instruction_set, measured_on, trial
 from benchmarks._nine import one_step, write_model
 
 PARTS = ("quality", "long", "served", "nine")
@@ -38,6 +42,7 @@ LONGER = 10
 LIMIT_BYTES = 16_000_000_000
 FULL_DEPTH = 42
 DEFAULT_WAY = "packed-Q8_0-factored"
+DENSE_WAYS = ("dense-f32", "dense-f32-wide")
 
 
 def main() -> None:
@@ -57,19 +62,65 @@ def main() -> None:
     if chosen.be:
         print(json.dumps(be(json.loads(chosen.be))))
         return
-    figures: dict[str, Any] = {"steps": chosen.steps, "batch": 4, "length": LENGTH}
+    figures = earlier_figures()
     with tempfile.TemporaryDirectory(prefix="llamune-full-") as scratch:
         os.environ["LLAMUNE_HOME"] = str(Path(scratch) / "home")
-        if "quality" in chosen.parts:
-            figures["quality"] = quality(chosen.ways, chosen, steps=chosen.steps)
-        if "long" in chosen.parts:
-            ways = ("dense-f32", DEFAULT_WAY)
-            figures["long"] = quality(ways, chosen, steps=LONGER * chosen.steps)
-        if "served" in chosen.parts:
-            figures["served"] = served(Path(scratch), chosen)
-        if "nine" in chosen.parts:
-            figures["nine"] = nine(Path(scratch), chosen)
+        for part in chosen.parts:
+            found = part_figures(part, Path(scratch), chosen)
+            figures[part] = joined(figures.get(part), {**found, "measured": measured(chosen)})
     print(json.dumps(figures))
+
+
+def part_figures(part: str, scratch: Path, chosen: Any) -> dict[str, Any]:
+    """Measure one part."""
+    if part == "quality":
+        return quality(chosen.ways, chosen, steps=chosen.steps)
+    if part == "long":
+        return quality(("dense-f32", DEFAULT_WAY), chosen, steps=LONGER * chosen.steps)
+    if part == "served":
+        return {"rows": served(scratch, chosen)}
+    return nine(scratch, chosen)
+
+
+def earlier_figures() -> dict[str, Any]:
+    """Return the figures that are kept of earlier runs on such a machine."""
+    path = HERE / "results" / f"full-{instruction_set()}.json"
+    if not path.is_file():
+        return {}
+    figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["figures"]
+    return figures
+
+
+def joined(earlier: dict[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:
+    """Return a part's figures with those ways of an earlier run that this one did not train.
+
+    Ways of runs of another length are left out: they compare with nothing here.
+    """
+    if earlier is None or "means" not in found:
+        return found
+    ways, steps = {row["way"] for row in found["means"]}, found["means"][0]["steps"]
+    kept = {
+        key: [row for row in earlier[key] if row["way"] not in ways and row["steps"] == steps]
+        for key in ("cases", "means")
+    }
+    means = kept["means"] + found["means"]
+    return {
+        **found,
+        "cases": kept["cases"] + found["cases"],
+        "means": means,
+        "against_dense": against_dense(means),
+    }
+
+
+def measured(chosen: Any) -> dict[str, Any]:
+    """Return what a part was measured on and with."""
+    return {
+        **measured_on(),
+        "threads": chosen.threads,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "batch": BATCH,
+        "length": LENGTH,
+    }
 
 
 def be(case: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +140,8 @@ def case_figures(**case: Any) -> dict[str, Any]:
 
 def quality(ways: Sequence[str], chosen: Any, *, steps: int) -> dict[str, Any]:
     """Search each way's rate with the first seed, then train with the others."""
-    cases, means = [], []
+    cases: list[dict[str, Any]] = []
+    means: list[dict[str, Any]] = []
     for name in ways:
         path = model_of(name)
         shared = {
@@ -101,7 +153,7 @@ def quality(ways: Sequence[str], chosen: Any, *, steps: int) -> dict[str, Any]:
         seeds = [tried[best]]
         seeds += [case_figures(**shared, factor=best, seed=seed) for seed in range(1, chosen.seeds)]
         cases += [*tried.values(), *seeds[1:]]
-        means.append(mean_of(name, seeds))
+        means.append({**mean_of(name, seeds), "steps": steps})
     return {"cases": cases, "means": means, "against_dense": against_dense(means)}
 
 
@@ -131,17 +183,16 @@ def mean_of(name: str, seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def against_dense(means: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return each way's loss and step time over those of dense AdamW on the same model."""
-    dense = next((row for row in means if row["way"] == "dense-f32"), None)
-    if dense is None:
-        return []
+    dense = {row["model"]: row for row in means if row["way"] in DENSE_WAYS}
     return [
         {
             "way": row["way"],
-            "loss": row["loss_after"]["mean"] / dense["loss_after"]["mean"],
-            "step_seconds": row["step_seconds"]["mean"] / dense["step_seconds"]["mean"],
+            "loss": row["loss_after"]["mean"] / dense[row["model"]]["loss_after"]["mean"],
+            "step_seconds": row["step_seconds"]["mean"]
+            / dense[row["model"]]["step_seconds"]["mean"],
         }
         for row in means
-        if row["model"] == dense["model"]
+        if row["model"] in dense
     ]
 
 
