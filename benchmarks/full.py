@@ -24,6 +24,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -138,6 +139,13 @@ def case_figures(**case: Any) -> dict[str, Any]:
     return found
 
 
+def forgotten(**case: Any) -> dict[str, Any]:
+    """Do one training, and delete what it left: checkpoints and result are gigabytes."""
+    found = case_figures(**case)
+    shutil.rmtree(found.pop("run_folder"))
+    return found
+
+
 def quality(ways: Sequence[str], chosen: Any, *, steps: int) -> dict[str, Any]:
     """Search each way's rate with the first seed, then train with the others."""
     cases: list[dict[str, Any]] = []
@@ -148,10 +156,10 @@ def quality(ways: Sequence[str], chosen: Any, *, steps: int) -> dict[str, Any]:
             "part": "train", "name": name, "path": str(path), "steps": steps,
             "threads": chosen.threads,
         }  # fmt: skip
-        tried = {factor: case_figures(**shared, factor=factor, seed=0) for factor in chosen.factors}
+        tried = {factor: forgotten(**shared, factor=factor, seed=0) for factor in chosen.factors}
         best = min(tried, key=lambda factor: tried[factor]["loss_after"])
         seeds = [tried[best]]
-        seeds += [case_figures(**shared, factor=best, seed=seed) for seed in range(1, chosen.seeds)]
+        seeds += [forgotten(**shared, factor=best, seed=seed) for seed in range(1, chosen.seeds)]
         cases += [*tried.values(), *seeds[1:]]
         means.append({**mean_of(name, seeds), "steps": steps})
     return {"cases": cases, "means": means, "against_dense": against_dense(means)}
