@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from llamune.arch import Family
@@ -65,11 +64,10 @@ def measure_steps(
     lines = {}
     for count in (0, n_blocks):
         step = step_of(file, cut(family, count), compute)
-        first = timed(step, few, seconds=TRIAL_SECONDS / 10)
+        (first,) = fastest(step, few, seconds=0.0)
         more = longer(few, first, context=family.sizes.context_length)
-        lines[count] = Line.through(
-            (few, first), (more, timed(step, more, seconds=TRIAL_SECONDS / 5))
-        )
+        times = fastest(step, few, more, seconds=TRIAL_SECONDS / 3)
+        lines[count] = Line.through(*zip((few, more), times, strict=True))
     rest = lines[0]
     speed = StepSpeed(
         block=lines[n_blocks].minus(rest, over=n_blocks),
@@ -155,16 +153,22 @@ def with_adapter(base: Any, modules: list[str]) -> Any:
     return base.train()
 
 
-def timed(step: Any, tokens: int, *, seconds: float) -> float:
-    """Return the median seconds of some steps, at least two after one that warms up."""
-    step(tokens)
-    took: list[float] = []
-    began = time.perf_counter()
-    while len(took) < FEWEST_STEPS or time.perf_counter() - began < seconds:
-        start = time.perf_counter()
+def fastest(step: Any, *lengths: int, seconds: float) -> list[float]:
+    """Return the seconds of the fastest step of each length, of at least two after a first.
+
+    What else a machine does only ever adds to a step, and it comes and goes: so the fastest counts,
+    and the lengths take turns.
+    """
+    for tokens in lengths:
         step(tokens)
-        took.append(time.perf_counter() - start)
-    return median(took)
+    took: list[list[float]] = [[] for _ in lengths]
+    began = time.perf_counter()
+    while len(took[0]) < FEWEST_STEPS or time.perf_counter() - began < seconds:
+        for times, tokens in zip(took, lengths, strict=True):
+            start = time.perf_counter()
+            step(tokens)
+            times.append(time.perf_counter() - start)
+    return [min(times) for times in took]
 
 
 def longer(few: int, seconds: float, *, context: int) -> int:
