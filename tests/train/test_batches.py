@@ -109,6 +109,13 @@ def test_rows_are_filled_with_what_no_loss_counts() -> None:
     assert batch["labels"].tolist() == [[IGNORED, 8, 9], [IGNORED, 6, IGNORED]]
 
 
+def test_an_end_token_that_also_fills_is_learnt_where_it_ends() -> None:
+    ends = [Record([7, 8, 0], [False, True, True]), Record([5, 0], [False, True])]
+    batch = Collator(filling_id=0)(ends)
+    assert batch["input_ids"].tolist() == [[7, 8, 0], [5, 0, 0]]
+    assert batch["labels"].tolist() == [[IGNORED, 8, 0], [IGNORED, 0, IGNORED]]
+
+
 def test_packed_records_stand_apart_by_their_positions() -> None:
     first_is_trained = Record([5, 6], [True, True])
     batch = Collator(packing=True)([RECORDS[0], first_is_trained])

@@ -141,7 +141,7 @@ train(tiny.adapted(chosen), tiny.records(), tiny.records(8, seed=5), recipe=chos
 
 
 def test_kill_9_anywhere_then_resume_is_bit_equal(tmp_path: Path) -> None:
-    chosen = tiny.recipe(steps=100, evaluations=4, patience=0)
+    chosen = tiny.recipe(steps=40, evaluations=2, patience=0)
     whole, killed = tiny.new_run(chosen), tiny.new_run(chosen)
     go(chosen, whole)
     script = tmp_path / "train.py"
@@ -150,7 +150,7 @@ def test_kill_9_anywhere_then_resume_is_bit_equal(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
     done = len(losses(killed)) if killed.metrics_path.exists() else 0
-    assert 0 < done < 100
+    assert 0 < done < 40
     assert go(chosen, killed, resume=True).finished
     assert losses(killed) == losses(whole)
     assert weights(killed) == weights(whole)
@@ -190,10 +190,10 @@ def test_killed_before_its_first_checkpoint_a_run_begins_anew() -> None:
 @pytest.mark.parametrize("stops_early", [False, True])
 def test_killed_after_its_last_step_a_run_makes_no_other(stops_early: bool) -> None:
     choices = {"patience": 2, "learning_rate": 0.3} if stops_early else {"patience": 0}
-    chosen = tiny.recipe(steps=60, evaluations=30, **choices)
+    chosen = tiny.recipe(steps=20, evaluations=10, **choices)
     run = tiny.new_run(chosen)
     before = go(chosen, run)
-    assert (before.steps_done < 60) == stops_early
+    assert (before.steps_done < 20) == stops_early
     seen, kept = lines(run), weights(run)
     after = go(chosen, run, resume=True)
     assert (after.finished, after.steps_done, after.kept_step) == (
@@ -290,6 +290,26 @@ def test_early_stopping_ends_the_run_with_the_best_weights() -> None:
     assert result.finished
     assert result.steps_done < 200
     assert result.kept_step < result.steps_done
+
+
+def test_a_damaged_best_checkpoint_is_not_taken() -> None:
+    chosen = tiny.recipe(steps=200, evaluations=100, patience=2, learning_rate=0.3)
+    run = tiny.new_run(chosen)
+    said: list[str] = []
+
+    def damage(event: Event) -> None:
+        if isinstance(event, Said):
+            said.append(event.text)
+            if "has not fallen since step" in event.text:
+                step = int(event.text.rpartition("step ")[2].removesuffix(": done"))
+                folder = checkpoint_folder(run.checkpoints, step)
+                (folder / "adapter_model.safetensors").write_bytes(b"cut")
+
+    result = go(chosen, run, on_event=damage)
+    assert result.finished
+    assert (result.kept_step, result.validation_loss) == (result.steps_done, None)
+    assert "is damaged: the weights of the last step are kept" in said[-1]
+    assert weights(run)
 
 
 def test_a_record_that_teaches_nothing_is_refused() -> None:

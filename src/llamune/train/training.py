@@ -241,7 +241,12 @@ def finish(loop: Loop, *, run: Run, layers: Sequence[str], on_event: OnEvent) ->
     """Take the best weights and write what the training made."""
     best = loop.progress.best_step
     if best is not None and best != loop.state.global_step:
-        loop.load_weights(checkpoints.checkpoint_folder(run.checkpoints, best))
+        folder = checkpoints.checkpoint_folder(run.checkpoints, best)
+        if fault := checkpoints.sound(folder):
+            on_event(Said(text=f"{folder}: {fault}: the weights of the last step are kept"))
+            best = loop.progress.best_step = None
+        else:
+            loop.load_weights(folder)
     leads = loop.args.process_index == 0
     if leads or loop.is_shared_out:
         folder = loop.write_result(run, layers=layers)
