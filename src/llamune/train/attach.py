@@ -119,12 +119,14 @@ def save_into(model: PeftModel, folder: Path, *, layers: Sequence[str] = ()) -> 
     modules = config.target_modules
     if layers:
         config.target_modules = set(layers)
+    card = folder / "README.md"
+    card.write_text("---\n{}\n---\n")  # where there is none, PEFT compiles a template of one
     try:
         # "auto" would ask the Hub for the base's vocabulary
         model.save_pretrained(str(folder), save_embedding_layers=False)
     finally:
         config.target_modules = modules
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    card.unlink()
     if rows := new_rows(model):
         save_file(
             {name: table.contiguous().cpu() for name, table in rows.items()}, folder / NEW_ROWS
