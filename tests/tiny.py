@@ -1,12 +1,17 @@
 """Tiny models with random weights of every family, written by our own converter.
 
 `tiny_model(tmp_path, "qwen3", "Q4_K")` returns the path of a GGUF file: a few layers, rows that
-divide by 256, a byte-level tokenizer of 320 tokens, a ChatML template.
+divide by 256, a byte-level tokenizer of 320 tokens, a ChatML template. Each is made once and
+copied to whoever asks for it.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -103,23 +108,49 @@ SAMPLE = (
 
 def tiny_model(folder: Path, family: str = "llama", kind: str = "F32", *, seed: int = 0) -> Path:
     """Return a GGUF file of a tiny random model of `family` (a key of FAMILIES or VARIANTS)."""
-    from llamune.convert import from_transformers
-
-    out = folder / f"{family}-{kind}-{seed}.gguf"
+    made = make_model(family, kind, seed)
+    out = folder / made.name
     if not out.exists():
-        from_transformers(tiny_folder(folder, family, seed=seed), out, kind, pure=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(made, out)
     return out
 
 
 def tiny_folder(folder: Path, family: str = "llama", *, seed: int = 0) -> Path:
     """Return a transformers folder of a tiny random model of `family`."""
+    made = make_folder(family, seed)
+    out = folder / made.name
+    if not out.exists():
+        shutil.copytree(made, out)
+    return out
+
+
+@cache
+def workshop() -> Path:
+    """Return where this process makes its models; it goes when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="llamune-tiny-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@cache
+def make_model(family: str, kind: str, seed: int) -> Path:
+    """Write a GGUF file of a tiny random model."""
+    from llamune.convert import from_transformers
+
+    out = workshop() / f"{family}-{kind}-{seed}.gguf"
+    from_transformers(make_folder(family, seed), out, kind, pure=True)
+    return out
+
+
+@cache
+def make_folder(family: str, seed: int) -> Path:
+    """Write a transformers folder of a tiny random model."""
     import torch
     import transformers
 
     # the folder's name becomes `general.name`; "phi3" in it makes llama.cpp look for certain tokens
-    out = folder / f"tiny-{family.replace('phi3', 'p3')}-{seed}"
-    if out.exists():
-        return out
+    out = workshop() / f"tiny-{family.replace('phi3', 'p3')}-{seed}"
     config_class, model_class, differences = {**FAMILIES, **VARIANTS}[family]
     config = getattr(transformers, config_class)(**{**COMMON, **differences})
     generator = torch.Generator().manual_seed(seed)
