@@ -109,12 +109,12 @@ def test_it_learns_in_every_type(keep_type: str, optimizer: str, bases: Path) ->
 )
 def test_a_run_that_is_stopped_goes_on_bit_equal(choices: dict[str, Any], bases: Path) -> None:
     base = tiny_model(bases, "gemma2", "Q8_0")  # norms with an offset
-    chosen = packed_tiny.recipe(steps=8, recompute=True, **choices)
+    chosen = packed_tiny.recipe(steps=5, recompute=True, **choices)
     whole, halted = packed_tiny.new_run(chosen), packed_tiny.new_run(chosen)
     packed_tiny.go(base, chosen, whole)
 
     def interrupt(event: Event) -> None:
-        if isinstance(event, StepDone) and event.step == 3:
+        if isinstance(event, StepDone) and event.step == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
     assert not packed_tiny.go(base, chosen, halted, on_event=interrupt).finished
