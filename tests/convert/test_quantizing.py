@@ -38,6 +38,7 @@ from .models import llama, tensor
 
 WRITTEN = [name for name in FILE_TYPES if name not in {"NVFP4", "Q2_0"}]
 SLOW_TABLES = ("IQ1", "IQ2", "IQ3")  # ggml works out their grids for seconds, once a process
+SIBLINGS = {"Q3_K_S", "Q3_K_L", "Q4_K_S", "Q5_K_S"}  # the types of Q3_K_M, …, on other tensors
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,10 @@ def importance(file: ModelFile, *, without: str = "token_embd") -> Importance:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if name.startswith(SLOW_TABLES) else [])
+        pytest.param(
+            name,
+            marks=[pytest.mark.slow] if name.startswith(SLOW_TABLES) or name in SIBLINGS else [],
+        )
         for name in WRITTEN
     ],
 )

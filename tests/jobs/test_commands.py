@@ -34,13 +34,13 @@ def test_tune_from_the_command_line(
     tiny_base: Path, examples: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["tune", str(tiny_base), "--data", str(examples), "--name", "colours", "--copy",
-               "--steps", "12", "--lr", "5e-3", "--rank", "4", "--evaluations", "1",
+               "--steps", "6", "--lr", "5e-3", "--rank", "4", "--evaluations", "1",
                "--sample", "red or blue?", "--allow-sleep"]  # fmt: skip
     assert _main.run(command) == 0
     printed = capsys.readouterr()
-    assert "colours:latest#1: 12 steps" in printed.out
+    assert "colours:latest#1: 6 steps" in printed.out
     assert "report: " in printed.out
-    for said in ("plan ", "step 12/12", "validation loss", "answers:", "proving"):
+    for said in ("plan ", "step 6/6", "validation loss", "answers:", "proving"):
         assert said in printed.err
     assert _main.run(command) == 2
     assert "is in the library already" in capsys.readouterr().err

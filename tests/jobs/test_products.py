@@ -16,7 +16,7 @@ from llamune.runs import RecipeError, Run
 from llamune.store import resolve
 from llamune.text import template_of, tokenizer_of
 
-QUICK: dict[str, Any] = {"steps": 12, "evaluations": 2, "learning_rate": 5e-3, "rank": 4}
+QUICK: dict[str, Any] = {"steps": 6, "evaluations": 2, "learning_rate": 5e-3, "rank": 4}
 
 
 def test_dora_is_trained_merged_proven_and_published(

@@ -92,7 +92,8 @@ def test_an_importance_matrix_is_one_that_the_quantizer_takes(
             assert weights.shape == (1, file.tensors[name].n_columns)
             assert (weights >= 0).all()
         assert "blk.0.ffn_down.weight" in importance.weights
-        plan = plan_quantize(file, file_type("iq2_xs"), importance=importance)
+        assert plan_quantize(file, file_type("q2_k_s")).needs_importance
+        plan = plan_quantize(file, file_type("q2_k_s"), importance=importance)
         quantize(plan, tmp_path / "small.gguf")
     assert (tmp_path / "small.gguf").stat().st_size == plan.nbytes
 
