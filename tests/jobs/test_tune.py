@@ -19,7 +19,7 @@ from llamune.runs import Recipe, RecipeError, Run
 from llamune.store import ExistsError, publish_model, resolve
 from llamune.train import StepDone
 
-QUICK: dict[str, Any] = {"steps": 12, "evaluations": 2, "learning_rate": 5e-3, "rank": 4}
+QUICK: dict[str, Any] = {"steps": 6, "evaluations": 2, "learning_rate": 5e-3, "rank": 4}
 
 
 def test_from_a_file_to_a_published_model(tiny_base: Path, examples: Path) -> None:
@@ -47,7 +47,7 @@ def test_from_a_file_to_a_published_model(tiny_base: Path, examples: Path) -> No
     for line in (
         "recipe lora r4",
         "· loading the base",
-        "checkpoint of step 12",
+        "checkpoint of step 6",
         "(best)",
         "ended: done",
     ):
@@ -135,7 +135,7 @@ def test_a_stopped_run_can_be_looked_at_and_goes_on_from_another_folder(
     assert placed.is_file()  # it goes on to where it was to go
     assert str(placed) in run.report_path.read_text()
     steps = [json.loads(line)["step"] for line in run.metrics_path.read_text().splitlines()]
-    assert sorted(set(steps)) == list(range(1, 13))
+    assert sorted(set(steps)) == list(range(1, 7))
     with pytest.raises(LlamuneError, match="is done"):
         resume("colours")
 
