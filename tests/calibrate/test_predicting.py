@@ -56,7 +56,9 @@ def test_sensitivity_is_the_mean_squared_gradient_of_the_dense_model(
     assert found.output.shape == (described.sizes.n_vocab,)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])  # tied, and not
+@pytest.mark.parametrize(  # tied, and not
+    "family", ["llama", pytest.param("qwen2", marks=pytest.mark.slow)]
+)
 def test_fewer_bits_are_predicted_to_cost_more(tmp_path: Path, family: str) -> None:
     ladder = [quant_type(kind) for kind in ("Q2_K", "Q4_K", "Q8_0")]
     with ModelFile.open(tiny_model(tmp_path, family, "F32")) as file:

@@ -179,6 +179,7 @@ print(private() - before)
 """
 
 
+@pytest.mark.slow  # that every weight is a view of the mapped file is tested above
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's count of private pages")
 def test_the_starter_takes_no_private_copy(starter_path: Path) -> None:
     done = subprocess.run(
