@@ -68,6 +68,7 @@ def test_from_a_file_to_a_published_model(tiny_base: Path, examples: Path) -> No
         ({"to": "olama"}, "no place is called 'olama'"),
         ({"to": __file__}, "exists already"),
         ({"max_length": 100_000}, "more than the model's context of 512"),
+        ({"max_length": 8}, "none of .* records has a token to train on within 8 tokens"),
         ({"steps": 5, "epochs": 2.0}, "both steps and epochs"),
         ({"preset": "modern"}, "no preset is called 'modern'"),
         ({"name": None}, "name must be given"),
@@ -179,12 +180,16 @@ def test_changed_data_cannot_go_on(tiny_base: Path, examples: Path, tmp_path: Pa
 
 @pytest.mark.slow
 def test_going_on_from_an_adapter(tiny_base: Path, examples: Path) -> None:
-    first = tune(str(tiny_base), data=examples, name="colours", **QUICK)
+    kind = {"rslora": True, "alpha": 16.0, "ranks": {"down_proj": 8}}
+    first = tune(str(tiny_base), data=examples, name="colours", targets="mlp", **kind, **QUICK)
+    assert first.record.proof is not None
+    assert first.record.proof["verdict"] == "pass", first.record.proof["reasons"]
     again = tune(
         str(tiny_base), data=examples, name="more-colours", from_adapter="colours",
-        steps=4, evaluations=1, learning_rate=1e-5,
+        targets="gate_proj,up_proj,down_proj", steps=4, evaluations=1, learning_rate=1e-5,
     )  # fmt: skip
-    assert again.recipe.rank == 4
+    chosen = again.recipe.model_dump()
+    assert (again.recipe.rank, {key: chosen[key] for key in kind}) == (4, kind)
     assert again.record.parent == "colours"
     assert again.record.loss.validation_before == pytest.approx(
         first.record.loss.validation, abs=1e-3

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,16 @@ if TYPE_CHECKING:
     from llamune.data import Rendered
     from llamune.nn import Compute
 
-__all__ = ["Opened", "Prepared", "held_apart", "opened", "opened_for", "prepare_training"]
+__all__ = [
+    "Examples",
+    "Opened",
+    "Prepared",
+    "held_apart",
+    "opened",
+    "opened_for",
+    "prepare_training",
+    "read_examples",
+]
 
 ROUGH_TOKENS_A_RECORD = 100  # until the records are rendered
 
@@ -147,11 +157,46 @@ def opened_for(recipe: Recipe) -> AbstractContextManager[Opened]:
     return opened(recipe.base, template=recipe.template, add_tokens=recipe.add_tokens)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """What the chosen files hold.
+
+    Args:
+        read: every record that is not for tests, and what was found on the way.
+        kept: those to train on.
+        held: those that tell when to stop.
+        tests: scored before and after.
+    """
+
+    read: Records
+    kept: list[Record]
+    held: list[Record]
+    tests: list[Record]
+
+
+def read_examples(choices: Mapping[str, Any]) -> Examples:
+    """Read the chosen files and hold a part of the records apart.
+
+    Args:
+        choices: fields of the recipe that were chosen; `data` among them.
+
+    Raises:
+        DataError: a file cannot be read.
+        RecipeError: no data is chosen.
+    """
+    read = read_data(choices)
+    tests = list(read_files(choices["test"]).records) if choices.get("test") else []
+    share, seed = float(choices.get("validation", 0.1)), int(choices.get("seed", 0))
+    kept, held = held_apart(read.records, validation=share, seed=seed)
+    return Examples(read=read, kept=kept, held=held, tests=tests)
+
+
 def prepare_training(
     base: Opened,
     choices: Mapping[str, Any],
     *,
     epochs: float | None = None,
+    examples: Examples | None = None,
     measure: Callable[[Family], Compute | None] = lambda _: None,
 ) -> Prepared:
     """Read and render the data, settle the recipe, and plan.
@@ -160,6 +205,7 @@ def prepare_training(
         base: the model.
         choices: fields of the recipe that were chosen; `data` among them.
         epochs: passes over the data, in place of `steps`.
+        examples: what the files hold, where they are read already.
         measure: returns what this machine computes in and how fast; called when the data are read.
 
     Raises:
@@ -167,53 +213,62 @@ def prepare_training(
         RecipeError: the choices contradict each other.
         LlamuneError: a chosen layer does not exist, or one with a rank is not trained.
     """
-    records = read_data(choices)
-    tests = read_files(choices["test"]).records if choices.get("test") else []
-    share = float(choices.get("validation", 0.1))
-    seed = int(choices.get("seed", 0))
-    kept, held = held_apart(records.records, validation=share, seed=seed)
-    context = base.family.sizes.context_length
-    limit = choices.get("max_length")
-    if limit is not None and limit > context:
-        raise RecipeError(
-            f"max_length {limit} is more than the model's context of {context} tokens"
-        )
-    options = {
-        "context_length": context,
-        "train_on": choices.get("train_on", "answers"),
-        "seed": seed,
-        "chosen": bool(choices.get("chosen", False)),
-        "cache": home() / "cache" / "data",
-    }
-    training = prepare(kept, base.template, base.tokenizer, max_length=limit, **options)
-    refuse_nothing_to_train(training)
-    validation = None
-    if held:
-        validation = prepare(
-            held, base.template, base.tokenizer, max_length=training.max_length, **options
-        )
-        validation = validation if validation.rendered else None
+    examples = examples or read_examples(choices)
+    training, validation = rendered(base, choices, examples)
     recipe, plan = settled(
         base, choices, training, validation, epochs=epochs, compute=measure(base.family)
     )
     if recipe.is_adapter:
         check_ranks(recipe, base.family.linear_modules(recipe.targets))  # refuse unknown layers
+    read = examples.read
     return Prepared(
         opened=base,
         recipe=recipe,
         plan=plan,
         training=training,
         validation=validation,
-        validation_records=tuple(held),
-        test_records=tuple(tests),
-        problems=tuple(str(problem) for problem in records.problems),
+        validation_records=tuple(examples.held),
+        test_records=tuple(examples.tests),
+        problems=tuple(str(problem) for problem in read.problems),
         notes=(
             *base.model.notes,
-            *records.notes,
-            *pair_notes(records.records, choices),
-            *template_notes(base, records.records),
+            *read.notes,
+            *pair_notes(read.records, choices),
+            *template_notes(base, read.records),
         ),
     )
+
+
+def rendered(
+    base: Opened, choices: Mapping[str, Any], examples: Examples
+) -> tuple[TrainingData, TrainingData | None]:
+    """Return the records to train on and those held out, as tokens; no held-out ones: None.
+
+    Raises:
+        DataError: a record cannot be rendered.
+        RecipeError: records are cut beyond the model's context, or none has anything to train on.
+    """
+    context, limit = base.family.sizes.context_length, choices.get("max_length")
+    if limit is not None and limit > context:
+        raise RecipeError(
+            f"max_length {limit} is more than the model's context of {context} tokens"
+        )
+    render = partial(
+        prepare,
+        template=base.template,
+        tokenizer=base.tokenizer,
+        context_length=context,
+        train_on=choices.get("train_on", "answers"),
+        seed=int(choices.get("seed", 0)),
+        chosen=bool(choices.get("chosen", False)),
+        cache=home() / "cache" / "data",
+    )
+    training = render(examples.kept, max_length=limit)
+    refuse_nothing_to_train(training)
+    if not examples.held:
+        return training, None
+    validation = render(examples.held, max_length=training.max_length)
+    return training, validation if validation.rendered else None
 
 
 def held_apart(

@@ -37,6 +37,7 @@ from llamune.train import (
     checkpoint_folder,
     checkpoint_steps,
     load_adapter_weights,
+    newest_sound,
     train,
 )
 
@@ -155,6 +156,7 @@ def begin(run: Run, prepared: Prepared, digest: str) -> None:
             cut_records=training.n_cut,
             skipped_records=training.n_untrained + len(prepared.problems),
         ),
+        parent=prepared.recipe.from_adapter,
         plan=plan.as_json(),
         memory=Memory(predicted_bytes=plan.memory.total_bytes),
         seconds=Seconds(predicted_low=plan.time.low, predicted_high=plan.time.high),
@@ -224,7 +226,7 @@ def trained(
     """Load what is trained and train it; the model is gone afterwards."""
     base, recipe = prepared.opened, prepared.recipe
     on_event(Stage(name="loading the base"))
-    model, make_loop = loaded(run, prepared, compute, team=team, on_event=on_event)
+    model, make_loop = loaded(run, prepared, compute, team=team, on_event=on_event, resume=resume)
     on_event(Stage(name="training"))
     modules = base.family.linear_modules(recipe.targets)
     result = train(
@@ -252,29 +254,26 @@ def loaded(
     *,
     team: Team,
     on_event: OnJobEvent,
+    resume: bool,
 ) -> tuple[Any, Callable[..., Loop] | None]:
     """Return the model to train, and what makes its loop where that is not the usual one."""
-    base, recipe = prepared.opened, prepared.recipe
-    if recipe.method == "full":
+    if prepared.recipe.method == "full":
         from llamune.nn import best_device
 
         return load_full(run, prepared, compute, best_device(), on_event=on_event)
-    model = adapted(prepared, compute, n_processes=team.local_size)
-    if recipe.from_adapter is not None:  # a checkpoint that the run goes on from comes after it
-        origin = adapter_named(recipe.from_adapter, base)
-        with adapter_folder(origin, base.family) as folder:
-            load_adapter_weights(model, folder)
-        if team.leads:
-            run.update(parent=recipe.from_adapter)
-    return model, None
+    begins = not resume or newest_sound(run.checkpoints, say=lambda _: None) is None
+    return adapted(prepared, compute, begins=begins, n_processes=team.local_size), None
 
 
-def adapted(prepared: Prepared, compute: Compute, *, n_processes: int = 1) -> PeftModel:
-    """Return the base with a fresh adapter.
+def adapted(
+    prepared: Prepared, compute: Compute, *, begins: bool = True, n_processes: int = 1
+) -> PeftModel:
+    """Return the base with a fresh adapter, or with the one that the training goes on from.
 
     Args:
         prepared: the training.
         compute: device, type and threads.
+        begins: whether the training begins: no checkpoint will be put in the adapter's place.
         n_processes: how many share this machine's cores.
     """
     import torch
@@ -300,6 +299,10 @@ def adapted(prepared: Prepared, compute: Compute, *, n_processes: int = 1) -> Pe
         base_name=str(base.model),
     )
     compile_layers(model_with_adapter, compiled=compiled)
+    if begins and recipe.from_adapter is not None:
+        origin = adapter_named(recipe.from_adapter, base)
+        with adapter_folder(origin, base.family) as folder:
+            load_adapter_weights(model_with_adapter, folder)
     return model_with_adapter
 
 

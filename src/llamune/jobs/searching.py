@@ -35,7 +35,7 @@ def search_learning_rate(
 
     Args:
         prepared: the training, with the default rate.
-        fresh_model: loads the base with a fresh adapter.
+        fresh_model: loads the base with the adapter that the training begins with.
         on_event: called with a line about each rate.
 
     Raises:
