@@ -22,7 +22,14 @@ from llamune.jobs.following import follow, leading, measured_compute, prepared_a
 from llamune.jobs.formats import bytes_text, range_text
 from llamune.jobs.full_tuning import check_full
 from llamune.jobs.guard import free_ollama
-from llamune.jobs.preparing import Opened, Prepared, opened, opened_for, prepare_training
+from llamune.jobs.preparing import (
+    Opened,
+    Prepared,
+    opened,
+    opened_for,
+    prepare_training,
+    read_examples,
+)
 from llamune.jobs.publishing import checked_target, plan_publication, publish
 from llamune.jobs.report import renew_report
 from llamune.jobs.running import adapted, carry_out, compute_for
@@ -246,9 +253,12 @@ def prepare_for(
     Raises:
         RecipeError: hours and passes are both given.
     """
+    examples = read_examples(chosen)
 
     def prepare(choices: Mapping[str, Any], epochs: float | None) -> Prepared:
-        return prepare_training(base, choices, epochs=epochs, measure=measured_compute)
+        return prepare_training(
+            base, choices, epochs=epochs, examples=examples, measure=measured_compute
+        )
 
     if hours is None:
         return with_measured_steps(prepare(chosen, passes), measured_compute)
