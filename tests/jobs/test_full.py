@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from llamune.errors import LlamuneError
 from llamune.files import sha256_of
 from llamune.gguf import ModelFile
-from llamune.jobs import JobEvent, Settled, resume, tune
-from llamune.runs import Run
+from llamune.jobs import JobEvent, Settled, opened, resume, tune
+from llamune.jobs.following import measured_compute
+from llamune.jobs.full_tuning import bytes_needed
+from llamune.jobs.preparing import prepare_training
+from llamune.runs import RecipeError, Run, check_choices
 from llamune.store import resolve
-from llamune.train import StepDone
+from llamune.train import StepDone, Team
 from tests.tiny import tiny_model
 
 QUICK: dict[str, Any] = {
@@ -26,6 +31,11 @@ QUICK: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def four_bit_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("base"), "llama", "Q4_K")
+
+
+def full_choices(base: Path, data: Path) -> dict[str, Any]:
+    asked = {"base": str(base), "name": "colours", "data": data, "method": "full"}
+    return check_choices(asked, where="a test")
 
 
 def test_from_a_four_bit_file_to_a_published_whole_file(
@@ -87,6 +97,45 @@ def test_what_is_refused_leaves_no_run(
     with pytest.raises(LlamuneError, match=message):
         tune(str(tiny_base), **{"data": examples, "name": "colours", **QUICK, **choices})
     assert Run.all() == []
+
+
+def test_a_batch_that_does_not_fit_is_refused_with_the_largest_that_does(
+    tiny_base: Path, examples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = psutil.virtual_memory()._replace(total=1_200_000_000, available=900_000_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    choices = full_choices(tiny_base, examples)
+    with opened(str(tiny_base)) as base:
+        with pytest.raises(RecipeError) as refused:
+            prepare_training(base, {**choices, "batch": 5000}, measure=measured_compute)
+        found = re.search(r"the largest that fits is (\d+)", refused.value.message)
+        assert found is not None
+        largest = int(found[1])
+        assert 1 <= largest < 5000
+        fitting = prepare_training(base, {**choices, "batch": largest}, measure=measured_compute)
+        assert fitting.plan.fits
+        assert fitting.recipe.micro_batch == largest
+        usual = prepare_training(base, choices, measure=measured_compute)
+        assert usual.recipe.batch <= largest
+
+
+def test_processes_that_share_weights_need_less_each(tiny_base: Path, examples: Path) -> None:
+    choices = full_choices(tiny_base, examples)
+    with opened(str(tiny_base)) as base:
+        dense, packed = (
+            prepare_training(base, {**choices, "dense": dense}, measure=measured_compute)
+            for dense in (True, False)
+        )
+    parts = {part.key: part.nbytes for part in dense.plan.memory.parts}
+    shared = parts["weights"] + parts["gradients"] + parts["optimizer"]
+    alone = bytes_needed(dense, Team())
+    assert alone == dense.plan.memory.total_bytes
+    # on two machines each holds half of what is shared; on one, both halves and the rest twice
+    apart = bytes_needed(dense, Team(size=2))
+    assert apart == pytest.approx(alone - shared / 2 * dense.plan.memory.factor, abs=2)
+    together = bytes_needed(dense, Team(size=2, local_size=2))
+    assert together == pytest.approx(2 * apart, abs=2)
+    assert bytes_needed(packed, Team(size=2)) == packed.plan.memory.total_bytes
 
 
 @pytest.mark.slow

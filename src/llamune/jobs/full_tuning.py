@@ -36,9 +36,17 @@ if TYPE_CHECKING:
     from llamune.nn import Compute
     from llamune.train.loop import Loop
 
-__all__ = ["check_full", "describe_full", "keep_paused_full", "load_full", "write_full"]
+__all__ = [
+    "bytes_needed",
+    "check_full",
+    "describe_full",
+    "keep_paused_full",
+    "load_full",
+    "write_full",
+]
 
 START = "start.gguf"  # the base at the types that are trained
+SHARED_OUT = ("weights", "gradients", "optimizer")  # parts of the memory of dense training
 
 
 def check_full(prepared: Prepared) -> None:
@@ -57,6 +65,25 @@ def check_full(prepared: Prepared) -> None:
         raise UnsupportedError(
             "packed weights are trained in one process", hint="--dense for several, with torchrun"
         )
+
+
+def bytes_needed(prepared: Prepared, team: Team | None = None) -> int:
+    """Return what the training is predicted to take of the memory that its plan looks at.
+
+    Several processes hold a part of dense weights each, of their gradients and of what is
+    remembered of them; everything else each holds for itself.
+
+    Args:
+        prepared: the training.
+        team: the processes; default as torchrun says.
+    """
+    plan, team = prepared.plan, team or Team.of_environment()
+    if team.size == 1 or not prepared.recipe.dense:
+        return plan.memory.total_bytes
+    shared = sum(part.nbytes for part in plan.memory.parts if part.key in SHARED_OUT)
+    of_a_process = shared / team.size + plan.memory.uncorrected_bytes - shared
+    n_in_one_memory = team.local_size if plan.machine.device == "cpu" else 1
+    return int(of_a_process * n_in_one_memory * plan.memory.factor)
 
 
 def describe_full(prepared: Prepared) -> list[str]:

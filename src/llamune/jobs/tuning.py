@@ -20,7 +20,7 @@ from llamune.jobs.finishing import is_published
 from llamune.jobs.fitting import fit_hours
 from llamune.jobs.following import follow, leading, measured_compute, prepared_again
 from llamune.jobs.formats import bytes_text, range_text
-from llamune.jobs.full_tuning import check_full
+from llamune.jobs.full_tuning import bytes_needed, check_full
 from llamune.jobs.guard import free_ollama
 from llamune.jobs.preparing import (
     Opened,
@@ -348,10 +348,10 @@ def refuse_misfit(prepared: Prepared) -> None:
     Raises:
         AnswerNo: with the plan's advice.
     """
-    plan = prepared.plan
-    if not plan.fits:
+    plan, needed = prepared.plan, bytes_needed(prepared)
+    if needed > plan.machine.budget_bytes:
         raise AnswerNo(
-            f"it needs {bytes_text(plan.memory.total_bytes)} and there are "
+            f"it needs {bytes_text(needed)} and there are "
             f"{bytes_text(plan.machine.budget_bytes)} free",
             hint="what would fit: llamune plan; or lower --max-length, or add --recompute",
         )
