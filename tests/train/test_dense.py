@@ -55,16 +55,17 @@ def test_what_cannot_be_done_is_refused_by_name(
         check_dense(dense_tiny.recipe(**choices), n_processes=n_processes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "weight_type", "rate"),
     [
         ("adafactor", "float32", 3e-4),
-        pytest.param("adamw_torch", "bfloat16", 3e-4, marks=pytest.mark.slow),
-        pytest.param("adafactor", "bfloat16", 3e-4, marks=pytest.mark.slow),
-        pytest.param("adamw_torch_fused", "float32", 3e-4, marks=pytest.mark.slow),
-        pytest.param("sgd", "float32", 0.3, marks=pytest.mark.slow),
-        pytest.param("adagrad", "bfloat16", 1e-3, marks=pytest.mark.slow),
-        pytest.param("rmsprop", "float32", 1e-4, marks=pytest.mark.slow),
+        ("adafactor", "bfloat16", 3e-4),
+        ("adamw_torch", "bfloat16", 3e-4),
+        ("adamw_torch_fused", "float32", 3e-4),
+        ("sgd", "float32", 0.3),
+        ("adagrad", "bfloat16", 1e-3),
+        ("rmsprop", "float32", 1e-4),
     ],
 )
 def test_it_learns_by_each_optimizer(
