@@ -42,9 +42,12 @@ def cell(found: Mapping[str, Any]) -> str:
 def plan(figures: Mapping[str, Any]) -> str:
     """Return how far predictions were from what was measured, ours and others'."""
 
+    def share(name: str) -> str:
+        found = figures[f"{name}_error"]
+        return "–" if found is None else f"{100 * found:.1f} %"
+
     def shares(name: str) -> tuple[str, str]:
-        found = [figures[f"{name}_{kind}_error"] for kind in ("median", "worst")]
-        return tuple("–" if one is None else f"{100 * one:.1f} %" for one in found)  # type: ignore[return-value]  # two of them
+        return share(f"{name}_median"), share(f"{name}_worst")
 
     compute = [abs(row["error"]) for row in figures["buffers"] if row["buffer"] == "compute"]
     middle = sorted(compute)[len(compute) // 2]
