@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,10 @@ from transformers.training_args import OptimizerNames
 from llamune.errors import UnsupportedError
 from llamune.gguf import ModelFile
 from llamune.runs import Run
-from llamune.train import DENSE_OPTIMIZERS, TRAINED_MODEL, Event, StepDone, check_dense
+from llamune.train import DENSE_OPTIMIZERS, TRAINED_MODEL, check_dense
 from llamune.train.dense_optimizers import RoundedAtRandom, over_parts
 from tests.tiny import tiny_model
-from tests.train import dense_tiny, packed_tiny
+from tests.train import dense_tiny, packed_tiny, tiny
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +87,7 @@ def test_a_run_that_is_stopped_goes_on_bit_equal(weight_type: str, base: Path) -
     whole, halted = packed_tiny.new_run(chosen), packed_tiny.new_run(chosen)
     dense_tiny.go(base, chosen, whole)
 
-    def interrupt(event: Event) -> None:
-        if isinstance(event, StepDone) and event.step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    assert not dense_tiny.go(base, chosen, halted, on_event=interrupt).finished
+    assert not dense_tiny.go(base, chosen, halted, on_event=tiny.interrupt_after(3)).finished
     assert dense_tiny.go(base, chosen, halted, resume=True).finished
     assert losses(halted) == losses(whole)
     first, second = (run.folder / TRAINED_MODEL for run in (whole, halted))

@@ -18,15 +18,13 @@ from llamune.nn import to_pairs, train_packed, train_tables
 from llamune.runs import Run
 from llamune.train import (
     TRAINED_MODEL,
-    Event,
-    StepDone,
     checkpoint_steps,
     forecast_noise,
 )
 from llamune.train.packed_moments import Factored
 from llamune.train.packed_updates import Course, PackedUpdate
 from tests.tiny import FAMILIES, tiny_model
-from tests.train import packed_tiny
+from tests.train import packed_tiny, tiny
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +111,7 @@ def test_a_run_that_is_stopped_goes_on_bit_equal(choices: dict[str, Any], bases:
     whole, halted = packed_tiny.new_run(chosen), packed_tiny.new_run(chosen)
     packed_tiny.go(base, chosen, whole)
 
-    def interrupt(event: Event) -> None:
-        if isinstance(event, StepDone) and event.step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    assert not packed_tiny.go(base, chosen, halted, on_event=interrupt).finished
+    assert not packed_tiny.go(base, chosen, halted, on_event=tiny.interrupt_after(2)).finished
     assert packed_tiny.go(base, chosen, halted, resume=True).finished
     assert losses(halted) == losses(whole)
     first, second = (run.folder / TRAINED_MODEL for run in (whole, halted))

@@ -20,7 +20,6 @@ from llamune.train import (
     LossError,
     OutOfMemory,
     Said,
-    StepDone,
     TrainError,
     checkpoint_steps,
     train,
@@ -95,11 +94,7 @@ def test_a_run_that_is_asked_to_stop_goes_on_bit_equal(packing: bool) -> None:
     whole, halted = tiny.new_run(chosen), tiny.new_run(chosen)
     go(chosen, whole)
 
-    def interrupt(event: Event) -> None:
-        if isinstance(event, StepDone) and event.step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    stopped = go(chosen, halted, on_event=interrupt)
+    stopped = go(chosen, halted, on_event=tiny.interrupt_after(3))
     assert not stopped.finished
     assert not halted.adapter.exists()
     assert stopped.steps_done in {3, 4}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from llamune.runs import Recipe, Run, Situation, settle
-from llamune.train import CheckpointWritten, Event, attach_adapter
+from llamune.train import CheckpointWritten, Event, StepDone, attach_adapter
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -31,6 +32,16 @@ def records(n: int = 24, *, seed: int = 0, n_vocab: int = 64) -> list[Record]:
         ids = [1, *prompt, 2, *prompt[::-1], 0]
         made.append(Record(ids, [position > len(prompt) + 1 for position in range(len(ids))]))
     return made
+
+
+def interrupt_after(step: int) -> Callable[[Event], None]:
+    """Ask this process to stop, as Ctrl-C does, once a step is done."""
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return on_event
 
 
 def tiny_llama() -> Any:
