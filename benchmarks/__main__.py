@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from typing import Any
 
 import psutil
 from benchmarks._measure import commit, instruction_set, processor
+
+from llamune.cli._main import SPINS
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -54,7 +57,13 @@ def run(name: str, options: list[str]) -> bool:
     """Run one script, its output as it comes, and keep its figures."""
     print(f"== {name}", flush=True)
     command = [sys.executable, "-m", f"benchmarks.{name}", *options]
-    process = subprocess.Popen(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=HERE.parent,
+        env={"GOMP_SPINCOUNT": SPINS, **os.environ},  # as in the program
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     last = ""
     assert process.stdout is not None
     for line in process.stdout:

@@ -40,6 +40,13 @@ EXTRAS = {
 COMPLETION = "_LLAMUNE_COMPLETE"
 """set by the shell when it wants to know how a word could go on"""
 
+SPINS = "1000"
+"""how often a thread of libgomp looks whether it may go on before it sleeps, unless the user says
+
+With libgomp's own 300,000, one other busy program made a training step on two cores take 20 times
+as long: the thread that waited kept the core from the one that it waited for.
+"""
+
 OUR_FAULT = 3
 INTERRUPTED = 130
 
@@ -99,6 +106,7 @@ def main() -> None:
     """Run the program; the process ends with the exit code of design, section 3."""
     if sys.stderr is None:  # closed by whoever started us
         _screen.mute()
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch or llama.cpp is loaded
     sys.exit(run(sys.argv[1:]))
 
 
