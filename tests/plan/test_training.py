@@ -220,21 +220,40 @@ def test_the_first_steps_fit_the_forecast_again() -> None:
     assert done.low == done.high == 5000.0
 
 
-def test_calibrated_steps_give_their_own_time_back() -> None:
-    steps = StepSpeed(
-        block=Line(start=0.5, each=0.01), rest=Line(start=0.2, each=0.004), length=512,
-        compute_type="float32",
-    )  # fmt: skip
-    settings = Settings(micro_batch=1, length=256)
-    work = Work(steps=10, tokens=2560, mean_length=256)
+CALIBRATED = StepSpeed(
+    block=Line(start=0.5, each=0.01), rest=Line(start=0.2, each=0.004), scores=2e-6, update=1e-9,
+    rank=16, compute_type="float32",
+)  # fmt: skip
+
+
+def calibrated_seconds(settings: Settings, steps: StepSpeed = CALIBRATED) -> float:
+    """Return the seconds of ten full steps."""
+    tokens = settings.tokens
+    work = Work(steps=10, tokens=10 * tokens, mean_length=settings.length)
     speed = calibrated_speed(GEMMA2_9B, settings, work, steps)
-    seconds = 10 * (42 * (0.5 + 256 * 0.01) + 0.2 + 256 * 0.004)
-    assert training_time(GEMMA2_9B, settings, work, speed).middle == pytest.approx(
-        seconds, rel=0.01
-    )
-    again = calibrated_speed(GEMMA2_9B, replace(settings, recompute=True), work, steps)
-    slower = training_time(GEMMA2_9B, replace(settings, recompute=True), work, again).middle
-    assert 1.4 * seconds < slower < 1.55 * seconds
+    return training_time(GEMMA2_9B, settings, work, speed).middle
+
+
+def test_calibrated_steps_give_their_own_time_back() -> None:
+    settings = Settings(micro_batch=1, length=256)
+    block = 0.5 + 256 * 0.01 + 256 * 256 * 2e-6
+    trained = lora_parameters(GEMMA2_9B, settings)
+    seconds = 10 * (42 * block + 0.2 + 256 * 0.004 + trained * 1e-9)
+    assert calibrated_seconds(settings) == pytest.approx(seconds, rel=0.01)
+    again = calibrated_seconds(replace(settings, recompute=True))
+    assert 1.4 * seconds < again < 1.55 * seconds
+
+
+def test_calibrated_steps_know_attention_rank_and_dora() -> None:
+    short, long = Settings(micro_batch=4, length=256), Settings(micro_batch=1, length=1024)
+    more = 10 * 42 * 2e-6 * 1024 * (1024 - 256)
+    starts = calibrated_seconds(short) - calibrated_seconds(long) + more
+    assert starts == pytest.approx(0.0, abs=0.01 * calibrated_seconds(short))
+    ranks = [calibrated_seconds(replace(long, rank=rank)) for rank in (8, 16, 64)]
+    assert ranks == sorted(ranks)
+    assert ranks[2] > 1.02 * ranks[1]
+    assert calibrated_seconds(replace(long, targets="attention")) < ranks[1]
+    assert calibrated_seconds(replace(long, method="dora")) > ranks[1] + 10 * 42 * 0.2
 
 
 # -- machines ---------------------------------------------------------------------------------

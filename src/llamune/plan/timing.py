@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from llamune.plan.full import trained_parameters
 from llamune.plan.machines import Machine
-from llamune.plan.settings import Settings
-from llamune.plan.shape import Shape
+from llamune.plan.settings import Settings, lora_parameters
+from llamune.plan.shape import PASSES, Shape
 from llamune.runs import StepSpeed
 
 __all__ = [
@@ -35,6 +36,7 @@ USUAL_CORES = 8  # of a machine of which only the memory is known
 MEASURED_SPREAD = 0.10  # how far one run's speed is from another's on the same machine
 WINDOW = 16  # batches whose records are sorted by length together, as `train` does
 COMPILE_SECONDS = (5.0, 40.0)  # once a run, where unpacking is compiled
+ALL_LAYERS = Settings()
 STEP_SECONDS = 0.02  # of an optimizer step, beside its arithmetic
 CALIBRATED_SPREAD = 0.15  # how far a run is from the calibration's forecast
 PREPARING_SECONDS = 10.0  # libraries, opening the model, the base's checksum
@@ -193,13 +195,22 @@ def calibrated_speed(shape: Shape, settings: Settings, work: Work, steps: StepSp
         work: steps and tokens.
         steps: what `plan --calibrate` or the first long `tune` measured.
     """
-    mean_tokens = settings.micro_batch * min(work.mean_length, settings.length)
+    length = min(work.mean_length, settings.length)
+    mean_tokens = settings.micro_batch * length
     n_micro = work.micro_batches or max(work.steps, round(work.tokens / max(1.0, mean_tokens)))
-    again = per_block(shape, work.mean_length, settings.passes)
-    factor = again / per_block(shape, steps.length / 2, "lora")
-    blocks = shape.n_layer * factor * (n_micro * steps.block.start + work.tokens * steps.block.each)
+    per_weight, per_score, _ = PASSES[settings.passes]
+    base_weight, base_score, _ = PASSES["lora"]
+    starts = (per_weight / base_weight) * n_micro
+    if settings.method == "dora":  # its norm of the whole weight unpacks that once more
+        starts *= 1.5
+    rate = block_flops(shape, replace(ALL_LAYERS, rank=steps.rank), work.tokens, n_micro)
+    flops = block_flops(shape, settings, work.tokens, n_micro)
+    blocks = starts * steps.block.start + work.tokens * steps.block.each * flops / rate
+    blocks += per_score / base_score * work.tokens * length * steps.scores
     trained = work.tokens * settings.trained_share
-    seconds = blocks + n_micro * steps.rest.start + trained * steps.rest.each
+    rest = n_micro * steps.rest.start + trained * steps.rest.each
+    updates = work.steps * trained_numbers(shape, settings) * steps.update
+    seconds = shape.n_layer * blocks + rest + updates
     gflops = training_flops(shape, settings, work) / seconds / 1e9
     return Speed(
         low=gflops / (1 + CALIBRATED_SPREAD),
@@ -208,9 +219,30 @@ def calibrated_speed(shape: Shape, settings: Settings, work: Work, steps: StepSp
     )
 
 
-def per_block(shape: Shape, length: float, passes: str) -> float:
-    """Return operations a token and block, without the output matrix."""
-    return shape.flops_per_token(length, passes=passes, trained_share=0.0) / shape.n_layer
+def block_flops(shape: Shape, settings: Settings, tokens: int, n_micro: int) -> float:
+    """Return operations of one block's matrices, those of an adapter among them.
+
+    Source: as `Shape.flops_per_token`; each number of an adapter works forward and twice backward.
+        DoRA multiplies its two matrices for the norm of the weight (arXiv:2402.09353, equation 5)
+        once a pass through the model, by way of the unit matrix in PEFT.
+    """
+    weights = sum(linear.rows * linear.columns for linear in shape.linears)
+    flops = tokens * PASSES[settings.passes][0] * weights
+    if not settings.is_adapter:
+        return flops
+    for linear in shape.targeted(settings.targets):
+        rank, both = settings.rank_of(linear), linear.rows + linear.columns
+        flops += tokens * 6 * rank * both
+        if settings.method == "dora":
+            flops += n_micro * 2 * rank * linear.columns * both
+    return flops
+
+
+def trained_numbers(shape: Shape, settings: Settings) -> int:
+    """Return how many numbers the optimizer moves."""
+    if settings.is_adapter:
+        return lora_parameters(shape, settings)
+    return trained_parameters(shape, settings)
 
 
 def utilisation(kind: str, n_parameters: int) -> tuple[float, float]:

@@ -10,10 +10,9 @@ from typing import Any, Literal
 from llamune.arch import Family
 from llamune.gguf import ModelFile
 from llamune.plan.calibration import experience, known_compute
-from llamune.plan.full import trained_parameters
 from llamune.plan.machines import Machine, detect
 from llamune.plan.memory import MemoryPlan, training_memory
-from llamune.plan.settings import Settings, lora_parameters
+from llamune.plan.settings import Settings
 from llamune.plan.shape import Shape, shape_of
 from llamune.plan.timing import (
     TimePlan,
@@ -21,6 +20,7 @@ from llamune.plan.timing import (
     calibrated_speed,
     padded_tokens,
     speed_of,
+    trained_numbers,
     training_time,
 )
 from llamune.runs import Recipe, known_steps, steps_key
@@ -315,11 +315,7 @@ def plan_settings(
         memory=memory,
         time=training_time(shape, settings, work, speed),
         verdict=verdict(memory.total_bytes, place.budget_bytes),
-        n_trained=(
-            lora_parameters(shape, settings)
-            if settings.is_adapter
-            else trained_parameters(shape, settings)
-        ),
+        n_trained=trained_numbers(shape, settings),
     )
 
 

@@ -8,7 +8,7 @@ from llamune.runs import machine
 
 __all__ = ["Line", "StepSpeed", "known_steps", "remember_steps", "steps_key"]
 
-TOPIC = "steps"
+TOPIC = "training steps"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +42,19 @@ class StepSpeed:
     """Seconds of one LoRA step, forward, backward and update, of a model on this machine.
 
     Args:
-        block: of one block, by the tokens that go through it at once.
+        block: of one block without its attention, by the tokens that go through it at once.
         rest: of everything else: embedding, output, loss; all tokens trained.
-        length: tokens of a sequence whose attention costs as much as what was measured.
+        scores: of one block's attention, a token and token of its sequence.
+        update: of the optimizer, a trained number.
+        rank: of the adapter on every linear layer.
         compute_type: what was computed in.
     """
 
     block: Line
     rest: Line
-    length: int
+    scores: float
+    update: float
+    rank: int
     compute_type: str
 
 

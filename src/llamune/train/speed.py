@@ -1,8 +1,9 @@
 """How fast training steps of a model are on this machine: real steps of its first blocks.
 
 A step's time is that of its blocks, all alike, and of the rest (embedding, output, loss); both
-grow with the tokens, from a start that unpacking the weights takes. So four short measurements
-(no block and some, few tokens and more) tell the time of any step, a large model's too.
+grow with the tokens, from a start that unpacking the weights takes, and attention with the tokens
+of a sequence too. So a few short measurements (no block and some; few tokens and more, the more in
+one sequence and in several) tell the time of any step, a large model's too.
 """
 
 from __future__ import annotations
@@ -61,18 +62,24 @@ def measure_steps(
     n_blocks = blocks_to_time(family)
     few = min(FEW_TOKENS, family.sizes.context_length // 2)
     others = measuring.Others()
-    lines = {}
-    for count in (0, n_blocks):
-        step = step_of(file, cut(family, count), compute)
-        (first,) = fastest(step, few, seconds=0.0)
-        more = longer(few, first, context=family.sizes.context_length)
-        times = fastest(step, few, more, seconds=TRIAL_SECONDS / 3)
-        lines[count] = Line.through(*zip((few, more), times, strict=True))
-    rest = lines[0]
+    no_block = Steps(file, cut(family, 0), compute)
+    some_blocks = Steps(file, cut(family, n_blocks), compute)
+    (first,) = fastest(some_blocks.make, (1, few), seconds=0.0)
+    rows = rows_of(few, first, context=family.sizes.context_length)
+    shapes = ((1, few), (rows, few), (1, rows * few))
+    rest, block, scores = taken_apart(
+        few,
+        rows,
+        fastest(no_block.make, *shapes[:2], seconds=TRIAL_SECONDS / 5),
+        fastest(some_blocks.make, *shapes, seconds=TRIAL_SECONDS / 2),
+        n_blocks=n_blocks,
+    )
     speed = StepSpeed(
-        block=lines[n_blocks].minus(rest, over=n_blocks),
+        block=block,
         rest=rest,
-        length=few + more,
+        scores=scores,
+        update=some_blocks.seconds_of_update(),
+        rank=RANK,
         compute_type=compute.dtype,
     )
     sizes = family.sizes
@@ -112,31 +119,73 @@ def cut(family: Family, n_blocks: int) -> Family:
     )
 
 
-def step_of(file: ModelFile, family: Family, compute: Compute) -> Any:
-    """Return a function that makes one training step of so many random tokens."""
-    import torch
+def taken_apart(
+    few: int, rows: int, without: list[float], with_blocks: list[float], *, n_blocks: int
+) -> tuple[Line, Line, float]:
+    """Return seconds of the rest, of a block without attention, and of its attention.
 
-    from llamune.nn import load
+    Args:
+        few: tokens of a short sequence.
+        rows: how many of them are more.
+        without: seconds of a step of one short sequence and of more, without blocks.
+        with_blocks: the same with blocks, and of one sequence as long as all of those together.
+        n_blocks: how many.
+    """
+    one, several, long = with_blocks
+    more = rows * few
+    scores = max(0.0, long - several) / (more * (more - few))
+    apart = (few, one - scores * few * few), (more, several - scores * more * few)
+    rest = Line.through(*zip((few, more), without, strict=True))
+    return rest, Line.through(*apart).minus(rest, over=n_blocks), scores / n_blocks
 
-    base: Any = load(
-        file, family=family, device=compute.device, dtype=compute.torch_dtype, compiled=False
-    )
-    modules = list(family.linear_modules("all"))
-    model = with_adapter(base, modules)
-    trained = [value for value in model.parameters() if value.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=0.0) if trained else None
-    n_vocab = family.sizes.n_vocab
 
-    def step(tokens: int) -> None:
-        ids = torch.randint(0, n_vocab, (1, tokens), device=compute.device)
-        loss = model(input_ids=ids, labels=ids).loss
+class Steps:
+    """Training steps of some blocks on random tokens."""
+
+    def __init__(self, file: ModelFile, family: Family, compute: Compute) -> None:
+        import torch
+
+        from llamune.nn import load
+
+        base: Any = load(
+            file, family=family, device=compute.device, dtype=compute.torch_dtype, compiled=False
+        )
+        self.device = compute.device
+        self.n_vocab = family.sizes.n_vocab
+        self.model = with_adapter(base, list(family.linear_modules("all")))
+        self.trained = [value for value in self.model.parameters() if value.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, lr=0.0) if self.trained else None
+
+    def make(self, rows: int, length: int) -> None:
+        """Make one step of so many sequences of so many tokens, but for the update."""
+        import torch
+
+        ids = torch.randint(0, self.n_vocab, (rows, length), device=self.device)
+        loss = self.model(input_ids=ids, labels=ids).loss
         loss.backward()
-        if optimizer is not None:
-            optimizer.step()
-            optimizer.zero_grad()
         loss.item()  # waits for the device
+        if self.optimizer is not None:
+            self.optimizer.zero_grad()
 
-    return step
+    def seconds_of_update(self) -> float:
+        """Return the seconds that the optimizer takes for a trained number."""
+        import torch
+
+        optimizer = self.optimizer
+        if optimizer is None:
+            return 0.0
+        for value in self.trained:
+            value.grad = torch.zeros_like(value)
+
+        n_trained: int = sum(value.numel() for value in self.trained)
+
+        def update() -> None:
+            optimizer.step()
+            self.trained[0].sum().item()
+
+        (seconds,) = fastest(update, (), seconds=TRIAL_SECONDS / 50)
+        optimizer.zero_grad()
+        return seconds / n_trained
 
 
 def with_adapter(base: Any, modules: list[str]) -> Any:
@@ -153,25 +202,31 @@ def with_adapter(base: Any, modules: list[str]) -> Any:
     return base.train()
 
 
-def fastest(step: Any, *lengths: int, seconds: float) -> list[float]:
-    """Return the seconds of the fastest step of each length, of at least two after a first.
+def fastest(step: Any, *shapes: tuple[int, ...], seconds: float) -> list[float]:
+    """Return the seconds of the fastest step of each shape, of at least two after a first.
 
     What else a machine does only ever adds to a step, and it comes and goes: so the fastest counts,
-    and the lengths take turns.
+    and the shapes take turns.
     """
-    for tokens in lengths:
-        step(tokens)
-    took: list[list[float]] = [[] for _ in lengths]
+    for shape in shapes:
+        step(*shape)
+    took: list[list[float]] = [[] for _ in shapes]
     began = time.perf_counter()
     while len(took[0]) < FEWEST_STEPS or time.perf_counter() - began < seconds:
-        for times, tokens in zip(took, lengths, strict=True):
+        for times, shape in zip(took, shapes, strict=True):
             start = time.perf_counter()
-            step(tokens)
+            step(*shape)
             times.append(time.perf_counter() - start)
     return [min(times) for times in took]
 
 
-def longer(few: int, seconds: float, *, context: int) -> int:
-    """Return the most tokens whose three steps fit into a third of the trial; at least twice."""
-    affordable = int(few * TRIAL_SECONDS / 3 / 3 / seconds)
-    return max(2 * few, min(MOST_TOKENS, context, affordable))
+def rows_of(few: int, seconds: float, *, context: int) -> int:
+    """Return how many short sequences are measured at once, and as one: at least two.
+
+    Args:
+        few: tokens of a short sequence.
+        seconds: that a step of one takes.
+        context: the most tokens of a sequence.
+    """
+    affordable = int(TRIAL_SECONDS / 2 / 6 / seconds)
+    return max(2, min(MOST_TOKENS // few, context // few, affordable))
