@@ -12,7 +12,6 @@ import pytest
 from llamune.cli._main import run
 from llamune.runs import Line, check_choices, measuring
 from llamune.runs import machine as this_machine
-from llamune.train.speed import taken_apart
 from tests.concurrency import wait_until
 from tests.tiny import tiny_model
 
@@ -110,21 +109,3 @@ def test_measured_lines_add_up() -> None:
     assert Line.through((64, 1.0), (128, 0.5)).each == 0.0
     half = line.minus(Line(start=0.1, each=0.0), over=2)
     assert half.start == pytest.approx((line.start - 0.1) / 2)
-
-
-def test_steps_are_taken_apart() -> None:
-    block, rest, scores = Line(start=0.3, each=0.01), Line(start=0.1, each=0.002), 1e-5
-
-    def seconds(rows: int, length: int, n_blocks: int) -> float:
-        tokens = rows * length
-        each = block.at(tokens) + tokens * length * scores
-        return rest.at(tokens) + n_blocks * each
-
-    shapes = ((1, 64), (8, 64), (1, 512))
-    found = taken_apart(
-        64, 8, [seconds(*shape, 0) for shape in shapes[:2]],
-        [seconds(*shape, 3) for shape in shapes], n_blocks=3,
-    )  # fmt: skip
-    expected = (rest.start, rest.each, block.start, block.each, scores)
-    flat = (found[0].start, found[0].each, found[1].start, found[1].each, found[2])
-    assert flat == pytest.approx(expected)

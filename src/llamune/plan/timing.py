@@ -37,6 +37,7 @@ MEASURED_SPREAD = 0.10  # how far one run's speed is from another's on the same 
 WINDOW = 16  # batches whose records are sorted by length together, as `train` does
 COMPILE_SECONDS = (5.0, 40.0)  # once a run, where unpacking is compiled
 ALL_LAYERS = Settings()
+ATTENTION_COST = 2.0  # its operations take so many times those of matrix products, on a CPU
 STEP_SECONDS = 0.02  # of an optimizer step, beside its arithmetic
 CALIBRATED_SPREAD = 0.15  # how far a run is from the calibration's forecast
 PREPARING_SECONDS = 10.0  # libraries, opening the model, the base's checksum
@@ -198,15 +199,14 @@ def calibrated_speed(shape: Shape, settings: Settings, work: Work, steps: StepSp
     length = min(work.mean_length, settings.length)
     mean_tokens = settings.micro_batch * length
     n_micro = work.micro_batches or max(work.steps, round(work.tokens / max(1.0, mean_tokens)))
-    per_weight, per_score, _ = PASSES[settings.passes]
-    base_weight, base_score, _ = PASSES["lora"]
-    starts = (per_weight / base_weight) * n_micro
+    starts = PASSES[settings.passes][0] / PASSES["lora"][0] * n_micro
     if settings.method == "dora":  # its norm of the whole weight unpacks that once more
         starts *= 1.5
-    rate = block_flops(shape, replace(ALL_LAYERS, rank=steps.rank), work.tokens, n_micro)
-    flops = block_flops(shape, settings, work.tokens, n_micro)
-    blocks = starts * steps.block.start + work.tokens * steps.block.each * flops / rate
-    blocks += per_score / base_score * work.tokens * length * steps.scores
+    as_measured = replace(ALL_LAYERS, rank=steps.rank)
+    each = steps.block.each / block_work(shape, as_measured, steps.length)
+    blocks = starts * steps.block.start + work.tokens * each * block_work(shape, settings, length)
+    if settings.method == "dora":
+        blocks += n_micro * each * dora_work(shape, settings)
     trained = work.tokens * settings.trained_share
     rest = n_micro * steps.rest.start + trained * steps.rest.each
     updates = work.steps * trained_numbers(shape, settings) * steps.update
@@ -219,23 +219,30 @@ def calibrated_speed(shape: Shape, settings: Settings, work: Work, steps: StepSp
     )
 
 
-def block_flops(shape: Shape, settings: Settings, tokens: int, n_micro: int) -> float:
-    """Return operations of one block's matrices, those of an adapter among them.
+def block_work(shape: Shape, settings: Settings, length: float) -> float:
+    """Return what a token costs in one block, in operations at the speed of matrix products.
 
     Source: as `Shape.flops_per_token`; each number of an adapter works forward and twice backward.
-        DoRA multiplies its two matrices for the norm of the weight (arXiv:2402.09353, equation 5)
-        once a pass through the model, by way of the unit matrix in PEFT.
     """
-    weights = sum(linear.rows * linear.columns for linear in shape.linears)
-    flops = tokens * PASSES[settings.passes][0] * weights
-    if not settings.is_adapter:
-        return flops
-    for linear in shape.targeted(settings.targets):
-        rank, both = settings.rank_of(linear), linear.rows + linear.columns
-        flops += tokens * 6 * rank * both
-        if settings.method == "dora":
-            flops += n_micro * 2 * rank * linear.columns * both
-    return flops
+    per_weight, per_score, _ = PASSES[settings.passes]
+    work = per_weight * sum(linear.rows * linear.columns for linear in shape.linears)
+    work += ATTENTION_COST * per_score * 2 * shape.d_query * length
+    if settings.is_adapter:
+        for linear in shape.targeted(settings.targets):
+            work += 6 * settings.rank_of(linear) * (linear.rows + linear.columns)
+    return work
+
+
+def dora_work(shape: Shape, settings: Settings) -> float:
+    """Return what the norms of one block's weights cost a pass, in operations.
+
+    Source: arXiv:2402.09353, equation 5; PEFT multiplies the two thin matrices by way of the unit
+        matrix.
+    """
+    return sum(
+        2 * settings.rank_of(linear) * linear.columns * (linear.rows + linear.columns)
+        for linear in shape.targeted(settings.targets)
+    )
 
 
 def trained_numbers(shape: Shape, settings: Settings) -> int:

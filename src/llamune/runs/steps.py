@@ -42,9 +42,9 @@ class StepSpeed:
     """Seconds of one LoRA step, forward, backward and update, of a model on this machine.
 
     Args:
-        block: of one block without its attention, by the tokens that go through it at once.
+        block: of one block, by the tokens that go through it at once.
         rest: of everything else: embedding, output, loss; all tokens trained.
-        scores: of one block's attention, a token and token of its sequence.
+        length: tokens of a sequence whose attention takes what was measured for a token.
         update: of the optimizer, a trained number.
         rank: of the adapter on every linear layer.
         compute_type: what was computed in.
@@ -52,7 +52,7 @@ class StepSpeed:
 
     block: Line
     rest: Line
-    scores: float
+    length: int
     update: float
     rank: int
     compute_type: str

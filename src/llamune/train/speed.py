@@ -1,9 +1,8 @@
 """How fast training steps of a model are on this machine: real steps of its first blocks.
 
 A step's time is that of its blocks, all alike, and of the rest (embedding, output, loss); both
-grow with the tokens, from a start that unpacking the weights takes, and attention with the tokens
-of a sequence too. So a few short measurements (no block and some; few tokens and more, the more in
-one sequence and in several) tell the time of any step, a large model's too.
+grow with the tokens, from a start that unpacking the weights takes. So four short measurements
+(no block and some, few tokens and more) tell the time of any step, a large model's too.
 """
 
 from __future__ import annotations
@@ -64,20 +63,16 @@ def measure_steps(
     others = measuring.Others()
     no_block = Steps(file, cut(family, 0), compute)
     some_blocks = Steps(file, cut(family, n_blocks), compute)
-    (first,) = fastest(some_blocks.make, (1, few), seconds=0.0)
-    rows = rows_of(few, first, context=family.sizes.context_length)
-    shapes = ((1, few), (rows, few), (1, rows * few))
-    rest, block, scores = taken_apart(
-        few,
-        rows,
-        fastest(no_block.make, *shapes[:2], seconds=TRIAL_SECONDS / 5),
-        fastest(some_blocks.make, *shapes, seconds=TRIAL_SECONDS / 2),
-        n_blocks=n_blocks,
-    )
+    (first,) = fastest(some_blocks.make, (few,), seconds=0.0)
+    more = longer(few, first, context=family.sizes.context_length)
+    without = fastest(no_block.make, (few,), (more,), seconds=TRIAL_SECONDS / 4)
+    with_blocks = fastest(some_blocks.make, (few,), (more,), seconds=TRIAL_SECONDS / 2)
+    rest = Line.through(*zip((few, more), without, strict=True))
+    whole = Line.through(*zip((few, more), with_blocks, strict=True))
     speed = StepSpeed(
-        block=block,
+        block=whole.minus(rest, over=n_blocks),
         rest=rest,
-        scores=scores,
+        length=few + more,
         update=some_blocks.seconds_of_update(),
         rank=RANK,
         compute_type=compute.dtype,
@@ -119,26 +114,6 @@ def cut(family: Family, n_blocks: int) -> Family:
     )
 
 
-def taken_apart(
-    few: int, rows: int, without: list[float], with_blocks: list[float], *, n_blocks: int
-) -> tuple[Line, Line, float]:
-    """Return seconds of the rest, of a block without attention, and of its attention.
-
-    Args:
-        few: tokens of a short sequence.
-        rows: how many of them are more.
-        without: seconds of a step of one short sequence and of more, without blocks.
-        with_blocks: the same with blocks, and of one sequence as long as all of those together.
-        n_blocks: how many.
-    """
-    one, several, long = with_blocks
-    more = rows * few
-    scores = max(0.0, long - several) / (more * (more - few))
-    apart = (few, one - scores * few * few), (more, several - scores * more * few)
-    rest = Line.through(*zip((few, more), without, strict=True))
-    return rest, Line.through(*apart).minus(rest, over=n_blocks), scores / n_blocks
-
-
 class Steps:
     """Training steps of some blocks on random tokens."""
 
@@ -156,11 +131,11 @@ class Steps:
         self.trained = [value for value in self.model.parameters() if value.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=0.0) if self.trained else None
 
-    def make(self, rows: int, length: int) -> None:
-        """Make one step of so many sequences of so many tokens, but for the update."""
+    def make(self, tokens: int) -> None:
+        """Make one step of one sequence of so many tokens, but for the update."""
         import torch
 
-        ids = torch.randint(0, self.n_vocab, (rows, length), device=self.device)
+        ids = torch.randint(0, self.n_vocab, (1, tokens), device=self.device)
         loss = self.model(input_ids=ids, labels=ids).loss
         loss.backward()
         loss.item()  # waits for the device
@@ -220,13 +195,13 @@ def fastest(step: Any, *shapes: tuple[int, ...], seconds: float) -> list[float]:
     return [min(times) for times in took]
 
 
-def rows_of(few: int, seconds: float, *, context: int) -> int:
-    """Return how many short sequences are measured at once, and as one: at least two.
+def longer(few: int, seconds: float, *, context: int) -> int:
+    """Return the most tokens of which the trial can make some steps; at least twice.
 
     Args:
         few: tokens of a short sequence.
         seconds: that a step of one takes.
         context: the most tokens of a sequence.
     """
-    affordable = int(TRIAL_SECONDS / 2 / 6 / seconds)
-    return max(2, min(MOST_TOKENS // few, context // few, affordable))
+    affordable = int(few * TRIAL_SECONDS / 2 / 5 / seconds)
+    return max(2 * few, min(MOST_TOKENS, context, affordable))
