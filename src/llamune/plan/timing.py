@@ -225,7 +225,7 @@ def block_work(shape: Shape, settings: Settings, length: float) -> float:
     Source: as `Shape.flops_per_token`; each number of an adapter works forward and twice backward.
     """
     per_weight, per_score, _ = PASSES[settings.passes]
-    work = per_weight * sum(linear.rows * linear.columns for linear in shape.linears)
+    work: float = per_weight * sum(linear.rows * linear.columns for linear in shape.linears)
     work += ATTENTION_COST * per_score * 2 * shape.d_query * length
     if settings.is_adapter:
         for linear in shape.targeted(settings.targets):
