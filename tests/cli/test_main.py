@@ -97,12 +97,14 @@ def test_talk_that_nobody_hears_changes_no_exit_code(stderr: str) -> None:
     assert subprocess.run(["sh", "-c", program, sys.executable], check=False).returncode == 2
 
 
-def test_threads_that_wait_soon_leave_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    for asked, found in ((None, _main.SPINS), ("7", "7")):
-        monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-        if asked:
-            monkeypatch.setenv("GOMP_SPINCOUNT", asked)
-        monkeypatch.setattr(_main.sys, "argv", ["llamune", "--version"])
-        with pytest.raises(SystemExit):
-            _main.main()
-        assert os.environ["GOMP_SPINCOUNT"] == found
+@pytest.mark.parametrize(("asked", "found"), [(None, _main.SPINS), ("7", "7")])
+def test_threads_that_wait_soon_leave_the_core(
+    asked: str | None, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", asked or "")  # put back afterwards in either case
+    if asked is None:
+        monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setattr(sys, "argv", ["llamune", "--version"])
+    with pytest.raises(SystemExit):
+        _main.main()
+    assert os.environ["GOMP_SPINCOUNT"] == found
