@@ -37,7 +37,9 @@ MEASURED_SPREAD = 0.10  # how far one run's speed is from another's on the same 
 WINDOW = 16  # batches whose records are sorted by length together, as `train` does
 COMPILE_SECONDS = (5.0, 40.0)  # once a run, where unpacking is compiled
 ALL_LAYERS = Settings()
-ATTENTION_COST = 2.0  # its operations take so many times those of matrix products, on a CPU
+# operations of attention take so many times as long as those of matrix products; on two cores in
+# f32, of 512 to 2,048 tokens and heads of 64 and 128, it was 1.7 to 3.1
+ATTENTION_COST = 2.0
 STEP_SECONDS = 0.02  # of an optimizer step, beside its arithmetic
 CALIBRATED_SPREAD = 0.15  # how far a run is from the calibration's forecast
 PREPARING_SECONDS = 10.0  # libraries, opening the model, the base's checksum
@@ -200,13 +202,11 @@ def calibrated_speed(shape: Shape, settings: Settings, work: Work, steps: StepSp
     mean_tokens = settings.micro_batch * length
     n_micro = work.micro_batches or max(work.steps, round(work.tokens / max(1.0, mean_tokens)))
     starts = PASSES[settings.passes][0] / PASSES["lora"][0] * n_micro
-    if settings.method == "dora":  # its norm of the whole weight unpacks that once more
-        starts *= 1.5
     as_measured = replace(ALL_LAYERS, rank=steps.rank)
     each = steps.block.each / block_work(shape, as_measured, steps.length)
     blocks = starts * steps.block.start + work.tokens * each * block_work(shape, settings, length)
-    if settings.method == "dora":
-        blocks += n_micro * each * dora_work(shape, settings)
+    if settings.method == "dora":  # its norm of the whole weight unpacks that once more
+        blocks += starts * steps.block.start / 2 + n_micro * each * dora_work(shape, settings)
     trained = work.tokens * settings.trained_share
     rest = n_micro * steps.rest.start + trained * steps.rest.each
     updates = work.steps * trained_numbers(shape, settings) * steps.update

@@ -63,10 +63,10 @@ def measure_steps(
     others = measuring.Others()
     no_block = Steps(file, cut(family, 0), compute)
     some_blocks = Steps(file, cut(family, n_blocks), compute)
-    (first,) = fastest(some_blocks.make, (few,), seconds=0.0)
+    (first,) = fastest(some_blocks.make, few, seconds=0.0)
     more = longer(few, first, context=family.sizes.context_length)
-    without = fastest(no_block.make, (few,), (more,), seconds=TRIAL_SECONDS / 4)
-    with_blocks = fastest(some_blocks.make, (few,), (more,), seconds=TRIAL_SECONDS / 2)
+    without = fastest(no_block.make, few, more, seconds=TRIAL_SECONDS / 4)
+    with_blocks = fastest(some_blocks.make, few, more, seconds=TRIAL_SECONDS / 2)
     rest = Line.through(*zip((few, more), without, strict=True))
     whole = Line.through(*zip((few, more), with_blocks, strict=True))
     speed = StepSpeed(
@@ -151,14 +151,13 @@ class Steps:
             return 0.0
         for value in self.trained:
             value.grad = torch.zeros_like(value)
-
         n_trained: int = sum(value.numel() for value in self.trained)
 
-        def update() -> None:
+        def update(_: int) -> None:
             optimizer.step()
             self.trained[0].sum().item()
 
-        (seconds,) = fastest(update, (), seconds=TRIAL_SECONDS / 50)
+        (seconds,) = fastest(update, n_trained, seconds=TRIAL_SECONDS / 50)
         optimizer.zero_grad()
         return seconds / n_trained
 
@@ -177,20 +176,20 @@ def with_adapter(base: Any, modules: list[str]) -> Any:
     return base.train()
 
 
-def fastest(step: Any, *shapes: tuple[int, ...], seconds: float) -> list[float]:
-    """Return the seconds of the fastest step of each shape, of at least two after a first.
+def fastest(step: Any, *lengths: int, seconds: float) -> list[float]:
+    """Return the seconds of the fastest step of each length, of at least two after a first.
 
     What else a machine does only ever adds to a step, and it comes and goes: so the fastest counts,
-    and the shapes take turns.
+    and the lengths take turns.
     """
-    for shape in shapes:
-        step(*shape)
-    took: list[list[float]] = [[] for _ in shapes]
+    for tokens in lengths:
+        step(tokens)
+    took: list[list[float]] = [[] for _ in lengths]
     began = time.perf_counter()
     while len(took[0]) < FEWEST_STEPS or time.perf_counter() - began < seconds:
-        for times, shape in zip(took, shapes, strict=True):
+        for times, tokens in zip(took, lengths, strict=True):
             start = time.perf_counter()
-            step(*shape)
+            step(tokens)
             times.append(time.perf_counter() - start)
     return [min(times) for times in took]
 
