@@ -53,6 +53,11 @@ class Window:
     ids: list[int]
     trained: list[bool]
 
+    @property
+    def n_trained(self) -> int:
+        """How many tokens the loss is over."""
+        return sum(self.trained)
+
 
 def prose_records(file: Any, *, length: int) -> tuple[list[Window], list[Window]]:
     """Return windows of English technical prose to train on, and others held out."""
