@@ -215,8 +215,8 @@ def served(scratch: Path, chosen: Any) -> list[dict[str, Any]]:
     from llamune.jobs.merge_measures import HeldOut, few_enough, losses_of, reference_of
 
     made = case_figures(
-        part="train", name=DEFAULT_WAY, path=str(make()), steps=chosen.steps, factor=WIDE_FACTOR, seed=0,
-        threads=chosen.threads,
+        part="train", name=DEFAULT_WAY, path=str(make()), steps=chosen.steps,
+        factor=WIDE_FACTOR, seed=0, threads=chosen.threads,
     )  # fmt: skip
     trained = Path(made["run_folder"]) / "trained.gguf"
     rows = []
