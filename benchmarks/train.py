@@ -272,8 +272,8 @@ def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
 
 
-def lora(model: Any) -> Any:
-    """Return the model with the adapter that everybody trains."""
+def lora(model: Any, *, packed: bool = False) -> Any:
+    """Return the model with the adapter that everybody trains, in our layers where it is packed."""
     import transformers
     from peft import LoraConfig, get_peft_model
 
@@ -281,6 +281,10 @@ def lora(model: Any) -> Any:
     config = LoraConfig(
         r=RANK, lora_alpha=32, target_modules=list(TARGETS), bias="none", task_type="CAUSAL_LM"
     )
+    if packed:
+        from llamune.train import with_packed_layers
+
+        config = with_packed_layers(config)
     return get_peft_model(model, config)
 
 
@@ -295,7 +299,7 @@ def llamune_loop(device: Any, *, compiled: bool) -> Race:
     family = describe(file)
     compute = choose_compute(family, device)
     model = load(file, family=family, device=device, dtype=compute.torch_dtype, compiled=compiled)
-    model = lora(model)
+    model = lora(model, packed=True)
     compile_layers(model, compiled=compiled)
     return plain_loop(model)
 

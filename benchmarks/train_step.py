@@ -103,6 +103,7 @@ def with_adapter(way: str, file: Any) -> Any:
     from peft import LoraConfig, get_peft_model
 
     from llamune.nn import compile_layers, load
+    from llamune.train import with_packed_layers
 
     torch.manual_seed(0)
     model: Any = load(file, device="cpu", dtype=torch.float32, unpack=way == "peft")
@@ -110,6 +111,8 @@ def with_adapter(way: str, file: Any) -> Any:
         model.config._attn_implementation = "sdpa"
     targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
     config = LoraConfig(r=8, lora_alpha=16, target_modules=targets, task_type="CAUSAL_LM")
+    if way != "peft":
+        config = with_packed_layers(config)
     model = get_peft_model(model, config).train()
     if way == "packed-compiled":
         assert compile_layers(model), "no compiler was found"

@@ -7,6 +7,7 @@ from llamune.nn import grid_quants as _grid_quants  # noqa: F401
 from llamune.nn import k_quants as _k_quants  # noqa: F401
 from llamune.nn import legacy as _legacy  # noqa: F401
 from llamune.nn import small_quants as _small_quants  # noqa: F401
+from llamune.nn.adapted import adapted
 from llamune.nn.compiling import can_compile, compile_layers
 from llamune.nn.compute import Compute, best_device, choose_compute
 from llamune.nn.grown import GrownEmbedding, GrownOutput, last_rows
@@ -31,6 +32,7 @@ __all__ = [
     "PackedLinear",
     "TrainedLinear",
     "TrainedTable",
+    "adapted",
     "best_device",
     "can_compile",
     "choose_compute",

@@ -26,6 +26,7 @@ from llamune.train.events import (
     TrainingStarted,
     Validated,
 )
+from llamune.train.lora import with_packed_layers
 from llamune.train.memory import PeakMemory, resident_bytes
 from llamune.train.packed import packed_loop
 from llamune.train.packed_file import ROUNDING, TRAINED_MODEL, needs_widening, trained_types, widen
@@ -85,5 +86,6 @@ __all__ = [
     "trained_types",
     "what_to_lower",
     "widen",
+    "with_packed_layers",
     "write_adapter",
 ]

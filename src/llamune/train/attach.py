@@ -46,6 +46,8 @@ def attach_adapter(
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import set_seed
 
+    from llamune.train.lora import with_packed_layers
+
     if not modules:
         raise TrainError("no layer is chosen to be trained", hint="--targets all")
     check_ranks(recipe, modules)
@@ -62,7 +64,7 @@ def attach_adapter(
         task_type="CAUSAL_LM",
     )
     with quiet():
-        adapted = get_peft_model(model, config)
+        adapted = get_peft_model(model, with_packed_layers(config))
     if not isinstance(adapted, PeftModel):
         raise TypeError(f"PEFT made a {type(adapted).__name__}")
     adapted.peft_config["default"].base_model_name_or_path = base_name

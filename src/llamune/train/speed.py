@@ -170,8 +170,10 @@ def with_adapter(base: Any, modules: list[str]) -> Any:
     if modules:
         from peft import LoraConfig, get_peft_model
 
+        from llamune.train.lora import with_packed_layers
+
         config = LoraConfig(r=RANK, target_modules=modules, task_type="CAUSAL_LM")
-        return get_peft_model(base, config).train()
+        return get_peft_model(base, with_packed_layers(config)).train()
     base.enable_input_require_grads()
     return base.train()
 

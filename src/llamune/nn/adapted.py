@@ -1,0 +1,110 @@
+"""A packed linear layer and the LoRA beside it as one operator.
+
+PEFT writes it as five operations, which read and write the layer's whole output three times more,
+and in bf16 keep an f32 copy of every input. Here the two thin products (LoRA, arXiv:2106.09685,
+equation 3) are added where the wide one lies, in the type that the layer computes in; the adapter
+itself, its gradients and its optimizer stay in f32, as under automatic mixed precision.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llamune.nn.packed import PackedLinear, from_pairs, scratch_weight, to_pairs
+
+__all__ = ["adapted"]
+
+
+def adapted(layer: PackedLinear, x: Tensor, a: Tensor, b: Tensor, *, scale: float) -> Tensor:
+    """Return x Wᵀ + bias + scale (x Aᵀ) Bᵀ: (…, columns) -> (…, rows).
+
+    Args:
+        layer: holds W, packed, and the bias.
+        x: what the layer computes on; its type is what is computed in.
+        a: A, (rank, columns).
+        b: B, (rows, rank).
+        scale: of the adapter.
+    """
+    out, _ = adapted_linear(
+        x, layer.packed, a, b,
+        kind=layer.kind, n_pair_head=layer.n_pair_head, how=layer.how, scale=scale,
+    )  # fmt: skip
+    return out if layer.bias is None else out + layer.bias.to(out.dtype)
+
+
+@torch.library.custom_op("llamune::adapted_linear", mutates_args=())
+def adapted_linear(
+    x: Tensor, packed: Tensor, a: Tensor, b: Tensor, *, kind: str, n_pair_head: int, how: str,
+    scale: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return the layer's output, (…, rows), and scale x Aᵀ, (tokens, rank), for backward."""
+    weight = scratch_weight(packed, kind, x.dtype, how=how)
+    inputs = x.reshape(-1, x.shape[-1])
+    out = from_pairs(inputs @ weight.T, n_pair_head)
+    thin = (inputs @ a.to(x.dtype).T).mul_(scale)
+    out.addmm_(thin, b.to(x.dtype).T)
+    return out.view(*x.shape[:-1], -1), thin
+
+
+@adapted_linear.register_fake
+def _(
+    x: Tensor, packed: Tensor, a: Tensor, b: Tensor, *, kind: str, n_pair_head: int, how: str,  # noqa: ARG001
+    scale: float,  # noqa: ARG001
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    n_tokens = x.numel() // x.shape[-1]
+    return x.new_empty((*x.shape[:-1], packed.shape[0])), x.new_empty((n_tokens, a.shape[0]))
+
+
+@torch.library.custom_op("llamune::adapted_input_gradient", mutates_args=())
+def input_gradient(
+    gradient: Tensor, packed: Tensor, to_thin: Tensor, a: Tensor, *, kind: str, n_pair_head: int,
+    how: str,
+) -> Tensor:  # fmt: skip
+    """Return gradient W + to_thin A: (tokens, rows), (tokens, rank) -> (tokens, columns)."""
+    weight = scratch_weight(packed, kind, gradient.dtype, how=how)
+    out = to_pairs(gradient, n_pair_head) @ weight
+    return out.addmm_(to_thin, a.to(gradient.dtype))
+
+
+@input_gradient.register_fake
+def _(
+    gradient: Tensor, packed: Tensor, to_thin: Tensor, a: Tensor, *, kind: str, n_pair_head: int,  # noqa: ARG001
+    how: str,  # noqa: ARG001
+) -> Tensor:  # fmt: skip
+    return gradient.new_empty((gradient.shape[0], a.shape[1]))
+
+
+def keep_for_backward(
+    ctx: Any,
+    inputs: tuple[Any, ...],
+    keyword_only_inputs: dict[str, Any],
+    output: tuple[Tensor, Tensor],
+) -> None:
+    """Keep the input, the thin product and the packed bytes."""
+    x, packed, a, b = inputs
+    ctx.scale = keyword_only_inputs["scale"]
+    ctx.layer = {key: value for key, value in keyword_only_inputs.items() if key != "scale"}
+    ctx.save_for_backward(x, output[1], packed, a, b)
+    ctx.set_materialize_grads(False)
+
+
+def backward(ctx: Any, gradient: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Return the gradients of x, A and B; the packed weight has none."""
+    if gradient is None:
+        return None, None, None, None
+    x, thin, packed, a, b = ctx.saved_tensors
+    outputs = gradient.reshape(-1, gradient.shape[-1])
+    inputs = x.reshape(-1, x.shape[-1])
+    to_thin = (outputs @ b.to(gradient.dtype)) * ctx.scale
+    to_a = (to_thin.T @ inputs).to(a.dtype)
+    to_b = (outputs.T @ thin).to(b.dtype)
+    to_x = None
+    if ctx.needs_input_grad[0]:
+        to_x = input_gradient(outputs, packed, to_thin, a, **ctx.layer).view(x.shape)
+    return to_x, None, to_a, to_b
+
+
+adapted_linear.register_autograd(backward, setup_context=keep_for_backward)

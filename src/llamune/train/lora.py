@@ -1,0 +1,49 @@
+"""PEFT's LoRA layer over packed rows, its products done by one operator of ours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft.tuners.lora import Linear
+from torch import Tensor, nn
+
+from llamune.nn import PackedLinear, adapted
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+__all__ = ["PackedLora", "with_packed_layers"]
+
+COMPUTE_TYPES = (torch.float32, torch.bfloat16)
+"""what the thin products can be made in; the range of f16 is too small for their gradients"""
+
+
+def with_packed_layers(config: LoraConfig) -> LoraConfig:
+    """Have PEFT put `PackedLora` beside packed layers, and its own beside any others."""
+    config._register_custom_module({PackedLinear: PackedLora})  # PEFT's way in for layers of others
+    return config
+
+
+class PackedLora(Linear):
+    """LoRA beside a `PackedLinear`; what is not plain LoRA goes PEFT's own way."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the layer's output with the adapter: (…, columns) -> (…, rows)."""
+        name = self.plain_adapter(x.dtype)
+        if name is None or args or kwargs:
+            out: Tensor = super().forward(x, *args, **kwargs)
+            return out
+        a, b = self.lora_A[name].weight, self.lora_B[name].weight
+        return adapted(self.base_layer, x, a, b, scale=self.scaling[name])
+
+    def plain_adapter(self, dtype: torch.dtype) -> str | None:
+        """Return the adapter's name if one is active, with neither dropout nor a variant."""
+        if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
+            return None
+        (name,) = self.active_adapters
+        if name not in self.lora_A or name in self.lora_variant or self.lora_bias[name]:
+            return None
+        dropout = self.lora_dropout[name]
+        drops = self.training and not isinstance(dropout, nn.Identity)
+        return None if drops or dtype not in COMPUTE_TYPES else name

@@ -1,0 +1,135 @@
+"""LoRA beside packed layers as one operator: what PEFT's own operations give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import Linear
+from torch import Tensor, nn
+
+from llamune.gguf import floats_to_rows, quant_type
+from llamune.nn import PackedLinear
+from llamune.train import with_packed_layers
+from llamune.train.lora import PackedLora
+
+COLUMNS, ROWS = 256, 24
+
+
+class One(nn.Module):
+    """One layer, named."""
+
+    def __init__(self, proj: nn.Linear) -> None:
+        super().__init__()
+        self.proj = proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.proj(x)
+        return out
+
+
+def packed(*, n_pair_head: int = 0) -> PackedLinear:
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((ROWS, COLUMNS)).astype(np.float32)
+    return PackedLinear(
+        torch.from_numpy(floats_to_rows(weight, quant_type("Q4_K"))), "Q4_K", COLUMNS,
+        dtype=torch.float32, bias=torch.ones(ROWS), n_pair_head=n_pair_head,
+    )  # fmt: skip
+
+
+def with_lora(layer: PackedLinear, *, ours: bool, **settings: Any) -> Any:
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, lora_alpha=6, target_modules=["proj"], **settings)
+    model = get_peft_model(One(layer), with_packed_layers(config) if ours else config)
+    for name, value in model.named_parameters():
+        if "lora_B" in name:  # zeros at the start, which would hide half of the gradients
+            nn.init.normal_(value)
+    return model
+
+
+def forward_and_gradients(model: Any, dtype: torch.dtype) -> Iterator[Tensor]:
+    torch.manual_seed(2)
+    x = torch.randn(2, 5, COLUMNS, dtype=dtype).requires_grad_()
+    out = model(x)
+    assert out.dtype == dtype
+    yield out.detach()
+    (out.float() ** 2).sum().backward()
+    assert x.grad is not None
+    yield x.grad
+    yield from (value.grad for value in model.parameters() if value.requires_grad)
+
+
+@pytest.mark.parametrize("n_pair_head", [0, 4])
+@pytest.mark.parametrize(
+    "settings", [{}, {"use_rslora": True}, {"use_dora": True}, {"lora_dropout": 0.5}]
+)
+def test_output_and_gradients_are_those_of_peft(settings: dict[str, Any], n_pair_head: int) -> None:
+    layer = packed(n_pair_head=n_pair_head)
+    found, wanted = (
+        list(forward_and_gradients(with_lora(layer, ours=ours, **settings), torch.float32))
+        for ours in (True, False)
+    )
+    assert len(found) == len(wanted) >= 4
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+
+
+def test_in_bf16_all_is_within_its_rounding_and_gradients_stay_f32() -> None:
+    layer = packed()
+    found = list(forward_and_gradients(with_lora(layer, ours=True), torch.bfloat16))
+    wanted = list(forward_and_gradients(with_lora(layer, ours=False), torch.float32))
+    assert [value.dtype for value in found[2:]] == [torch.float32, torch.float32]
+    for one, other in zip(found, wanted, strict=True):
+        error = (one.float() - other).norm() / other.norm()
+        assert error < 0.02, error
+
+
+def test_in_bf16_a_layer_keeps_its_input_as_it_is_and_no_copy() -> None:
+    kept: list[Tensor] = []
+    model = with_lora(packed(), ours=True)
+    x = torch.randn(7, COLUMNS, dtype=torch.bfloat16)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
+        model(x)
+    large = [value for value in kept if value.numel() == x.numel()]
+    assert [value.data_ptr() for value in large] == [x.data_ptr()]
+
+
+def test_plain_peft_is_left_where_layers_are_not_packed() -> None:
+    config = with_packed_layers(LoraConfig(r=2, target_modules=["proj"]))
+    model = get_peft_model(One(nn.Linear(8, 8)), config)
+    assert type(model.base_model.model.proj) is Linear
+
+
+def test_an_adapter_switched_off_or_second_goes_peft_s_way() -> None:
+    model = with_lora(packed(), ours=True)
+    layer = model.base_model.model.proj
+    assert isinstance(layer, PackedLora)
+    x = torch.randn(3, COLUMNS)
+    with model.disable_adapter():
+        torch.testing.assert_close(model(x), layer.base_layer(x))
+    assert (model(x) - layer.base_layer(x)).abs().max() > 0.1
+    model.add_adapter("other", LoraConfig(r=2, target_modules=["proj"]))
+    model.set_adapter("other")
+    torch.testing.assert_close(model(x), layer.base_layer(x))  # its B is zeros
+    model.base_model.set_adapter(["default", "other"])
+    assert layer.plain_adapter(x.dtype) is None
+
+
+def test_no_gradient_is_made_for_an_input_that_wants_none() -> None:
+    model = with_lora(packed(), ours=True)
+    model(torch.randn(3, COLUMNS)).sum().backward()
+    assert all(value.grad is not None for value in model.parameters() if value.requires_grad)
+
+
+@pytest.mark.slow
+def test_a_compiled_layer_gives_the_same() -> None:
+    wanted = list(forward_and_gradients(with_lora(packed(), ours=True), torch.float32))
+    model = with_lora(packed(), ours=True)
+    model.base_model.model.compile(fullgraph=True)
+    found = list(forward_and_gradients(model, torch.float32))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
