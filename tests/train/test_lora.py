@@ -48,6 +48,8 @@ def with_lora(layer: PackedLinear, *, ours: bool, **settings: Any) -> Any:
     for name, value in model.named_parameters():
         if "lora_B" in name:  # zeros at the start, which would hide half of the gradients
             nn.init.normal_(value)
+        if "magnitude" in name:
+            value.data.mul_(1.5)
     return model
 
 
@@ -78,11 +80,16 @@ def test_output_and_gradients_are_those_of_peft(settings: dict[str, Any], n_pair
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
 
 
-def test_in_bf16_all_is_within_its_rounding_and_gradients_stay_f32() -> None:
-    layer = packed()
-    found = list(forward_and_gradients(with_lora(layer, ours=True), torch.bfloat16))
-    wanted = list(forward_and_gradients(with_lora(layer, ours=False), torch.float32))
-    assert [value.dtype for value in found[2:]] == [torch.float32, torch.float32]
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_in_bf16_all_is_within_its_rounding_and_gradients_stay_f32(use_dora: bool) -> None:
+    settings = {"use_dora": use_dora, "ours": True}
+    model = with_lora(packed(), **settings)
+    assert model.base_model.model.proj.only_adapter(torch.bfloat16) == "default"
+    found = list(forward_and_gradients(model, torch.bfloat16))
+    wanted = list(
+        forward_and_gradients(with_lora(packed(), **{**settings, "ours": False}), torch.float32)
+    )
+    assert {value.dtype for value in found[2:]} == {torch.float32}
     for one, other in zip(found, wanted, strict=True):
         error = (one.float() - other).norm() / other.norm()
         assert error < 0.02, error
@@ -116,7 +123,7 @@ def test_an_adapter_switched_off_or_second_goes_peft_s_way() -> None:
     model.set_adapter("other")
     torch.testing.assert_close(model(x), layer.base_layer(x))  # its B is zeros
     model.base_model.set_adapter(["default", "other"])
-    assert layer.plain_adapter(x.dtype) is None
+    assert layer.only_adapter(x.dtype) is None
 
 
 def test_no_gradient_is_made_for_an_input_that_wants_none() -> None:
@@ -126,9 +133,11 @@ def test_no_gradient_is_made_for_an_input_that_wants_none() -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_layer_gives_the_same() -> None:
-    wanted = list(forward_and_gradients(with_lora(packed(), ours=True), torch.float32))
-    model = with_lora(packed(), ours=True)
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_a_compiled_layer_gives_the_same(use_dora: bool) -> None:
+    settings = {"use_dora": use_dora, "ours": True}
+    wanted = list(forward_and_gradients(with_lora(packed(), **settings), torch.float32))
+    model = with_lora(packed(), **settings)
     model.base_model.model.compile(fullgraph=True)
     found = list(forward_and_gradients(model, torch.float32))
     for one, other in zip(found, wanted, strict=True):

@@ -1,4 +1,4 @@
-"""A packed linear layer and the LoRA beside it as one operator.
+"""A packed linear layer and the LoRA beside it as one operator; and the norms that DoRA divides by.
 
 PEFT writes it as five operations, which read and write the layer's whole output three times more,
 and in bf16 keep an f32 copy of every input. Here the two thin products (LoRA, arXiv:2106.09685,
@@ -17,8 +17,18 @@ from llamune.nn.packed import PackedLinear, from_pairs, scratch_weight, to_pairs
 
 __all__ = ["adapted"]
 
+ROWS_AT_ONCE = 1024  # of the sum that only its norms are wanted of
 
-def adapted(layer: PackedLinear, x: Tensor, a: Tensor, b: Tensor, *, scale: float) -> Tensor:
+
+def adapted(
+    layer: PackedLinear,
+    x: Tensor,
+    a: Tensor,
+    b: Tensor,
+    *,
+    scale: float,
+    magnitude: Tensor | None = None,
+) -> Tensor:
     """Return x Wᵀ + bias + scale (x Aᵀ) Bᵀ: (…, columns) -> (…, rows).
 
     Args:
@@ -27,12 +37,54 @@ def adapted(layer: PackedLinear, x: Tensor, a: Tensor, b: Tensor, *, scale: floa
         a: A, (rank, columns).
         b: B, (rows, rank).
         scale: of the adapter.
+        magnitude: of DoRA, (rows,): the norms that the rows of W + scale B A are brought to.
     """
     out, _ = adapted_linear(
         x, layer.packed, a, b,
         kind=layer.kind, n_pair_head=layer.n_pair_head, how=layer.how, scale=scale,
     )  # fmt: skip
+    if magnitude is not None:
+        norms = weight_norms(layer, a, b, scale=scale)
+        # in bf16 the factors would be too near to 1 to move
+        out = (out * (magnitude / norms)).to(out.dtype)
     return out if layer.bias is None else out + layer.bias.to(out.dtype)
+
+
+def weight_norms(layer: PackedLinear, a: Tensor, b: Tensor, *, scale: float) -> Tensor:
+    """Return the norm of each row of W + scale B A, f32, (rows,); no gradient goes through it.
+
+    Source: DoRA, arXiv:2402.09353, equation 5 and section 4.3.
+
+    Args:
+        layer: holds W, packed.
+        a: A, (rank, columns).
+        b: B, (rows, rank).
+        scale: of the adapter.
+    """
+    norms: Tensor = row_norms(
+        layer.packed, a.detach(), b.detach(),
+        kind=layer.kind, n_pair_head=layer.n_pair_head, how=layer.how, scale=scale,
+    )  # fmt: skip
+    return norms
+
+
+@torch.library.custom_op("llamune::adapted_norms", mutates_args=())
+def row_norms(
+    packed: Tensor, a: Tensor, b: Tensor, *, kind: str, n_pair_head: int, how: str, scale: float
+) -> Tensor:
+    """Return the norms of the rows, some rows at a time."""
+    weight = scratch_weight(packed, kind, a.dtype, how=how)
+    in_file = to_pairs(b, n_pair_head, dim=0)
+    norms = [
+        torch.linalg.vector_norm(torch.addmm(some, thin, a, alpha=scale), dim=1)
+        for some, thin in zip(weight.split(ROWS_AT_ONCE), in_file.split(ROWS_AT_ONCE), strict=True)
+    ]
+    return from_pairs(torch.cat(norms), n_pair_head)
+
+
+@row_norms.register_fake
+def _(packed: Tensor, a: Tensor, b: Tensor, **_: object) -> Tensor:  # noqa: ARG001
+    return b.new_empty(b.shape[0])
 
 
 @torch.library.custom_op("llamune::adapted_linear", mutates_args=())
@@ -50,10 +102,7 @@ def adapted_linear(
 
 
 @adapted_linear.register_fake
-def _(
-    x: Tensor, packed: Tensor, a: Tensor, b: Tensor, *, kind: str, n_pair_head: int, how: str,  # noqa: ARG001
-    scale: float,  # noqa: ARG001
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def _(x: Tensor, packed: Tensor, a: Tensor, b: Tensor, **_: object) -> tuple[Tensor, Tensor]:  # noqa: ARG001
     n_tokens = x.numel() // x.shape[-1]
     return x.new_empty((*x.shape[:-1], packed.shape[0])), x.new_empty((n_tokens, a.shape[0]))
 
@@ -70,10 +119,7 @@ def input_gradient(
 
 
 @input_gradient.register_fake
-def _(
-    gradient: Tensor, packed: Tensor, to_thin: Tensor, a: Tensor, *, kind: str, n_pair_head: int,  # noqa: ARG001
-    how: str,  # noqa: ARG001
-) -> Tensor:  # fmt: skip
+def _(gradient: Tensor, packed: Tensor, to_thin: Tensor, a: Tensor, **_: object) -> Tensor:  # noqa: ARG001
     return gradient.new_empty((gradient.shape[0], a.shape[1]))
 
 

@@ -116,31 +116,43 @@ def held_parts(shape: Shape, settings: Settings) -> list[tuple[str, float, str]]
 def kept_bytes_per_token(shape: Shape, settings: Settings) -> float:
     """Return what one token of one block keeps for backward, bytes.
 
-    Source: the operations of transformers' decoder layer and PEFT's LoRA layer in order; a
-        frozen linear layer keeps nothing of its input, an adapted one does.
+    Source: the operations of transformers' decoder layer and of `nn.adapted` (PEFT's LoRA layer
+        where there is dropout) in order; a frozen linear layer keeps nothing of its input, an
+        adapted one does.
     """
     width = TYPE_BYTES[settings.compute_type]
-    adapted = {linear.name: linear for linear in shape.targeted(settings.targets)}
-    trains = set(adapted) if settings.is_adapter else {linear.name for linear in shape.linears}
+    adapted = shape.targeted(settings.targets)
     norms = shape.n_norms * shape.d_model * F32_BYTES  # each keeps its input in f32
-    inputs = 0  # what thin matrices (or trained weights) multiply
+    attention = 2 * shape.d_query + 2 * shape.d_key  # q, k, v, and the output: o_proj's input
+    mlp = 3 * shape.d_ff  # gate, its activation, up
+    kept = norms + inputs_kept(shape, settings) + width * (attention + mlp)
+    if settings.is_adapter:
+        rank = sum(settings.rank_of(linear) for linear in adapted)
+        kept += rank * (F32_BYTES if settings.dropout else width)
+    if settings.method == "dora":  # what its factor multiplies; PEFT's way: two terms of a sum
+        terms = width + F32_BYTES if settings.dropout else width
+        kept += terms * sum(linear.rows for linear in adapted)
+    return kept
+
+
+def inputs_kept(shape: Shape, settings: Settings) -> int:
+    """Return what one token of one block keeps of the inputs of layers that are trained, bytes.
+
+    Layers that multiply the same share it, in the compute type; where the adapter drops some of it,
+    each keeps its own, in f32, and a mask.
+    """
+    layers = shape.targeted(settings.targets) if settings.is_adapter else shape.linears
+    if settings.is_adapter and settings.dropout:
+        return sum(linear.columns for linear in layers) * (F32_BYTES + 1)
+    trains = {linear.name for linear in layers}
+    inputs = 0
     if trains & (ATTENTION - {"o_proj"}):
         inputs += shape.d_model
     if trains & {"gate_proj", "up_proj", "gate_up_proj"}:
         inputs += shape.d_model
     if "down_proj" in trains:
         inputs += shape.d_ff
-    attention = 2 * shape.d_query + 2 * shape.d_key  # q, k, v, and the output: o_proj's input
-    mlp = 3 * shape.d_ff  # gate, its activation, up
-    thin = (
-        sum(settings.rank_of(linear) for linear in adapted.values()) if settings.is_adapter else 0
-    )
-    kept = norms + width * (inputs + attention + mlp) + F32_BYTES * thin
-    if settings.is_adapter and settings.dropout:  # each layer drops its own copy, and its mask
-        kept += sum(linear.columns * (width + 1) for linear in adapted.values())
-    if settings.method == "dora":  # the layer's plain output and the scaled sum
-        kept += sum(2 * width * linear.rows for linear in adapted.values())
-    return kept
+    return inputs * TYPE_BYTES[settings.compute_type]
 
 
 def activations(shape: Shape, settings: Settings) -> tuple[str, float, str]:

@@ -236,11 +236,10 @@ def block_work(shape: Shape, settings: Settings, length: float) -> float:
 def dora_work(shape: Shape, settings: Settings) -> float:
     """Return what the norms of one block's weights cost a pass, in operations.
 
-    Source: arXiv:2402.09353, equation 5; PEFT multiplies the two thin matrices by way of the unit
-        matrix.
+    Source: arXiv:2402.09353, equation 5.
     """
     return sum(
-        2 * settings.rank_of(linear) * linear.columns * (linear.rows + linear.columns)
+        2 * (settings.rank_of(linear) + 1) * linear.columns * linear.rows
         for linear in shape.targeted(settings.targets)
     )
 

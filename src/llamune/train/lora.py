@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft.tuners.lora import Linear
+from peft.tuners.lora.variants import DoraLinearVariant
 from torch import Tensor, nn
 
 from llamune.nn import PackedLinear, adapted
@@ -26,23 +27,27 @@ def with_packed_layers(config: LoraConfig) -> LoraConfig:
 
 
 class PackedLora(Linear):
-    """LoRA beside a `PackedLinear`; what is not plain LoRA goes PEFT's own way."""
+    """LoRA or DoRA beside a `PackedLinear`; dropout and all else goes PEFT's own way."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the layer's output with the adapter: (…, columns) -> (…, rows)."""
-        name = self.plain_adapter(x.dtype)
+        name = self.only_adapter(x.dtype)
         if name is None or args or kwargs:
             out: Tensor = super().forward(x, *args, **kwargs)
             return out
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
-        return adapted(self.base_layer, x, a, b, scale=self.scaling[name])
+        magnitude = self.lora_magnitude_vector[name].weight if name in self.lora_variant else None
+        return adapted(self.base_layer, x, a, b, scale=self.scaling[name], magnitude=magnitude)
 
-    def plain_adapter(self, dtype: torch.dtype) -> str | None:
-        """Return the adapter's name if one is active, with neither dropout nor a variant."""
+    def only_adapter(self, dtype: torch.dtype) -> str | None:
+        """Return the active adapter's name if it is the only one, LoRA or DoRA, without dropout."""
         if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
             return None
         (name,) = self.active_adapters
-        if name not in self.lora_A or name in self.lora_variant or self.lora_bias[name]:
+        if name not in self.lora_A or self.lora_bias[name]:
+            return None
+        variant = self.lora_variant.get(name)
+        if variant is not None and not isinstance(variant, DoraLinearVariant):
             return None
         dropout = self.lora_dropout[name]
         drops = self.training and not isinstance(dropout, nn.Identity)
