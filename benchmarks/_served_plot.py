@@ -1,4 +1,4 @@
-"""Draws `docs/images/served_quality.svg` from the committed figures of `served_quality`.
+"""Draws `docs/figures/served_quality.svg` from the committed figures of `served_quality`.
 
 python -m benchmarks._served_plot
 """
@@ -14,7 +14,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).resolve().parent
-OUT = HERE.parent / "docs" / "images" / "served_quality.svg"
+OUT = HERE.parent / "docs" / "figures" / "served_quality.svg"
 COLOURS = {"packed": "tab:blue", "16-bit": "tab:orange", "nf4": "tab:green"}
 LABELS = {
     "packed": "trained on the packed base it is served with",

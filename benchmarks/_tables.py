@@ -19,6 +19,7 @@ from benchmarks._markdown import table
 from benchmarks._measure import HERE
 from benchmarks._plan_tables import plan, plan_machines
 from benchmarks._rounding_tables import general_share, merge, quantize_quality
+from benchmarks._training_tables import full, served_quality
 
 RESULTS = HERE / "results"
 PAGES = [*sorted(HERE.parent.glob("*.md")), *sorted((HERE.parent / "docs").rglob("*.md"))]
@@ -126,7 +127,10 @@ def unpack(figures: Figures) -> str:
     return table(headings, rows)
 
 
-WORKS = (quality, quantize, load, unpack, merge, quantize_quality, general_share, plan)
+WORKS = (
+    quality, quantize, load, unpack, merge, quantize_quality, general_share, plan, full,
+    served_quality,
+)  # fmt: skip
 TABLES: Mapping[str, Callable[[], str]] = {
     **{work.__name__: partial(sourced, work) for work in WORKS},
     "plan_machines": plan_machines,

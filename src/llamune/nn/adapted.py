@@ -39,6 +39,7 @@ def adapted(
         scale: of the adapter.
         magnitude: of DoRA, (rows,): the norms that the rows of W + scale B A are brought to.
     """
+    out: Tensor
     out, _ = adapted_linear(
         x, layer.packed, a, b,
         kind=layer.kind, n_pair_head=layer.n_pair_head, how=layer.how, scale=scale,
@@ -75,9 +76,10 @@ def row_norms(
     """Return the norms of the rows, some rows at a time."""
     weight = scratch_weight(packed, kind, a.dtype, how=how)
     in_file = to_pairs(b, n_pair_head, dim=0)
+    weights, thins = torch.split(weight, ROWS_AT_ONCE), torch.split(in_file, ROWS_AT_ONCE)
     norms = [
         torch.linalg.vector_norm(torch.addmm(some, thin, a, alpha=scale), dim=1)
-        for some, thin in zip(weight.split(ROWS_AT_ONCE), in_file.split(ROWS_AT_ONCE), strict=True)
+        for some, thin in zip(weights, thins, strict=True)
     ]
     return from_pairs(torch.cat(norms), n_pair_head)
 

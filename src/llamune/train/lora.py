@@ -35,9 +35,16 @@ class PackedLora(Linear):
         if name is None or args or kwargs:
             out: Tensor = super().forward(x, *args, **kwargs)
             return out
-        a, b = self.lora_A[name].weight, self.lora_B[name].weight
-        magnitude = self.lora_magnitude_vector[name].weight if name in self.lora_variant else None
-        return adapted(self.base_layer, x, a, b, scale=self.scaling[name], magnitude=magnitude)
+        parts: Any = self  # PEFT says only that they are modules
+        magnitude = parts.lora_magnitude_vector[name].weight if name in self.lora_variant else None
+        return adapted(
+            parts.base_layer,
+            x,
+            parts.lora_A[name].weight,
+            parts.lora_B[name].weight,
+            scale=self.scaling[name],
+            magnitude=magnitude,
+        )
 
     def only_adapter(self, dtype: torch.dtype) -> str | None:
         """Return the active adapter's name if it is the only one, LoRA or DoRA, without dropout."""
