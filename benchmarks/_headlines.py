@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks._measure import HERE
 
 RESULTS = HERE / "results"
-INSTRUCTION_SET = "avx2"
+INSTRUCTION_SETS = {"avx2": "", "avx512_bf16": " (AVX512-BF16)"}
 
 TITLES = {
-    "en": ("on two cores, AVX2, no GPU", "Llamune", "beside it", "script"),
-    "ja": ("AVX2 の 2 コア、GPU なし", "Llamune", "比べた相手", "スクリプト"),
+    "en": ("on two cores, no GPU, AVX2 unless said", "Llamune", "beside it", "script"),
+    "ja": ("2 コア、GPU なし、断りがなければ AVX2", "Llamune", "比べた相手", "スクリプト"),
 }
 
 
@@ -44,9 +44,14 @@ def headlines(language: str) -> str:
 def found() -> Iterator[Headline]:
     """Yield a line for each comparison that has a committed result."""
     for script, lines in SCRIPTS.items():
-        path = RESULTS / f"{script}-{INSTRUCTION_SET}.json"
-        if path.exists():
-            yield from lines(json.loads(path.read_text(encoding="utf-8"))["figures"])
+        for name, suffix in INSTRUCTION_SETS.items():
+            path = RESULTS / f"{script}-{name}.json"
+            if not path.exists():
+                continue
+            for line in lines(json.loads(path.read_text(encoding="utf-8"))["figures"]):
+                yield replace(
+                    line, english=f"{line.english}{suffix}", japanese=f"{line.japanese}{suffix}"
+                )
 
 
 def open_file(figures: Mapping[str, Any]) -> Iterator[Headline]:
@@ -123,6 +128,42 @@ def train(figures: Mapping[str, Any]) -> Iterator[Headline]:
     )
 
 
+def served_quality(figures: Mapping[str, Any]) -> Iterator[Headline]:
+    """Yield what training on the served bytes is worth, at 4 bits and at 2."""
+    losses = {(one["base"], one["trained_on"]): one["adapter"]["mean"] for one in figures["ways"]}
+    for kind in ("q4_0", "q2_k"):
+        yield Headline(
+            "served_quality",
+            f"held-out loss of an adapter on a {kind.upper()} base, served by llama.cpp",
+            f"{kind.upper()} のベースに付けたアダプターの損失（llama.cpp で配信）",
+            f"{losses[kind, 'packed']:.2f}, trained on that base",
+            f"trained on 16 bits {losses[kind, '16-bit']:.2f}, on NF4 {losses[kind, 'nf4']:.2f}",
+        )
+
+
+def full(figures: Mapping[str, Any]) -> Iterator[Headline]:
+    """Yield what a step on every weight of a 9B model holds."""
+    nine, quality = figures["nine"], figures["quality"]
+    yield Headline(
+        "full",
+        f"a full fine-tuning step of gemma2:9b's shapes, {nine['tokens']} tokens",
+        f"gemma2:9b の形でのフル学習 1 ステップ、{nine['tokens']} トークン",
+        f"{nine['peak_resident_bytes'] / 1e9:.1f} GB resident",
+        "",
+    )
+    means = {row["way"]: row for row in quality["means"]}
+    packed, dense = means["packed-Q8_0-factored"], means["dense-f32"]
+    yield Headline(
+        "full",
+        f"full fine-tuning of the starter, held-out loss after {dense['steps']} steps",
+        f"starter のフル学習、{dense['steps']} ステップ後の損失",
+        *(
+            f"{name}{way['loss_after']['mean']:.3f}, {way['peak_bytes']['mean'] / 1e9:.1f} GB"
+            for name, way in (("", packed), ("dense AdamW ", dense))
+        ),
+    )
+
+
 def serve(figures: Mapping[str, Any]) -> Iterator[Headline]:
     """Yield what our server costs over llama.cpp's own."""
     shares = [f"{100 * one['overhead']:.0f} %" for one in figures["load"].values()]
@@ -153,5 +194,16 @@ def megabytes(nbytes: float) -> str:
 
 
 SCRIPTS = {
-    work.__name__: work for work in (open_file, load, tokenize, quantize, train, serve, first_token)
+    work.__name__: work
+    for work in (
+        open_file,
+        load,
+        tokenize,
+        quantize,
+        train,
+        served_quality,
+        full,
+        serve,
+        first_token,
+    )
 }

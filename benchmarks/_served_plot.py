@@ -60,6 +60,17 @@ def draw(axes: Any, base: dict[str, Any], ways: list[dict[str, Any]]) -> None:
                 label=LABELS[way["trained_on"]] if place == 0 else None,
                 capsize=3,
             )
+        if "compensated" in way:
+            value = way["compensated"]
+            axes.errorbar(
+                1 + 2 * WIDTH,
+                value["mean"],
+                yerr=[[value["mean"] - value["low"]], [value["high"] - value["mean"]]],
+                fmt="s",
+                color=COLOURS[way["trained_on"]],
+                label="the same, merged with compensation",
+                capsize=3,
+            )
     axes.set_xticks([0, 1], ["adapter", "merged"])
     axes.set_title(base["base"].upper())
     axes.grid(axis="y", alpha=0.3)

@@ -29,7 +29,7 @@ def served_quality(figures: Figures) -> str:
     found = {(one["base"], one["trained_on"]): one for one in figures["ways"]}
     headings = (
         "base", "itself", "packed", "16-bit", "NF4", "packed, merged", "16-bit, merged",
-        "NF4, merged",
+        "NF4, merged", "packed, merged with compensation",
     )  # fmt: skip
     rows = [
         [kind.upper(), f"{loss:.3f}"]
@@ -38,6 +38,7 @@ def served_quality(figures: Figures) -> str:
             for result in ("adapter", "merged")
             for way in ("packed", "16-bit", "nf4")
         ]
+        + [interval(found[kind, "packed"]["compensated"])]
         for kind, loss in base.items()
     ]
     return (

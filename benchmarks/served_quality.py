@@ -6,7 +6,8 @@
 
 For bases at several types made from the wide starter: an adapter trained (a) on the packed base it
 is served with, (b) on the 16-bit reference and put on that base, (c) on an NF4-like rounding of the
-reference and put on that base, (d) each merged back at the base's own types, rounded to nearest.
+reference and put on that base, (d) each merged back at the base's own types, rounded to nearest,
+and the first of them also by compensated rounding, as `llamune merge` does.
 Same data (English technical prose), same recipe, several seeds (of the adapter's first numbers
 and of the data's order). llama.cpp computes the loss on held-out prose from whole distributions.
 Intervals are 95 % of a bootstrap over held-out windows and seeds together; differences are paired.
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 from benchmarks.wide_starter import make
 
+import llamune
 from llamune.adapter import merge, read_adapter, write_gguf_adapter
 from llamune.arch import describe
 from llamune.convert import file_type, plan_quantize, quantize
@@ -39,6 +41,7 @@ from llamune.text import tokenizer_of
 
 TYPES = ("q8_0", "q4_0", "q4_k_m", "q2_k")
 WAYS = {"packed": None, "16-bit": "f16", "nf4": "nf4"}  # what is trained on; None: the base itself
+COMPENSATED = "packed, compensated"  # the first way's adapter, merged by compensated rounding
 BATCH, RANK, LEARNING_RATE = 4, 16, 1e-3
 BOOTSTRAPS = 2000
 NF4_BLOCK = 64
@@ -117,6 +120,14 @@ def pieces(folder: Path, chosen: argparse.Namespace) -> Iterator[str]:
                 found = served(bases[kind], adapter, held_out, folder, threads=chosen.threads)
                 add(path, {"base": kind, "trained_on": way, "seed": seed, **found})
                 yield f"served {kind} with the adapter of {origin or kind}, seed {seed}"
+            if (kind, COMPENSATED, seed) in done:
+                continue
+            adapter = folder / f"{kind}-{seed}-adapter.gguf"
+            loss = compensated(
+                bases[kind], adapter, training, held_out, folder, threads=chosen.threads
+            )
+            add(path, {"base": kind, "trained_on": COMPENSATED, "seed": seed, "merged": loss})
+            yield f"merged into {kind} with compensation, seed {seed}"
 
 
 def losses_path(folder: Path) -> Path:
@@ -232,6 +243,24 @@ def served(
     return found
 
 
+def compensated(
+    base: Path, adapter: Path, training: Sequence[Window], held_out: Sequence[Window],
+    folder: Path, *, threads: int,
+) -> list[float]:  # fmt: skip
+    """Return the losses of an adapter merged into its base by rounding with compensation."""
+    merged, data = folder / "merged.gguf", folder / "training.txt"
+    with ModelFile.open(base) as file:
+        decode = tokenizer_of(file).decode
+    data.write_text("\n\n".join(decode(window.ids) for window in training), encoding="utf-8")
+    llamune.merge(
+        str(base), [str(adapter)], out=merged, type="own", round="compensated",
+        calibrate=[data], measure=False, replace_existing=True,
+    )  # fmt: skip
+    found = loss_of(merged, None, held_out, threads)
+    merged.unlink()
+    return found
+
+
 def loss_of(
     model: Path, adapter: Path | None, held_out: Sequence[Window], threads: int
 ) -> list[float]:
@@ -264,6 +293,11 @@ def figures(results: Sequence[dict[str, Any]], chosen: argparse.Namespace) -> di
                 if way != "packed":
                     difference = tables[way, key] - tables["packed", key]
                     row[f"{key}_above_packed"] = mean_of(difference)
+            if way == "packed":
+                made_up = [
+                    losses[kind, COMPENSATED, seed]["merged"] for seed in range(chosen.seeds)
+                ]
+                row["compensated"] = mean_of(np.array(made_up))
             ways.append(row)
     return {
         "model": "wide starter (rotated: its outliers are evened out)",

@@ -31,6 +31,7 @@ __all__ = [
 
 BlockFunction = Callable[..., Tensor]
 How = Literal["torch", "compiled", "ggml"]
+WEIGHTS_AT_ONCE = 1 << 20  # of plain torch on the CPU: 4 MiB an operation
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -115,8 +116,17 @@ def unpack(
     halves = blocks.view(torch.float16) if reader.block_bytes % 2 == 0 else blocks
     tables = [table(name, packed.device) for name in reader.tables]
     inputs = (blocks, halves, *tables)
-    writer = compiling.compiled if how == "compiled" else compiling.plain
-    writer(reader.function)(out.view(-1, reader.block_size), *inputs)
+    by_block = out.view(-1, reader.block_size)
+    if how == "compiled":
+        compiling.compiled(reader.function)(by_block, *inputs)
+        return out
+    write = compiling.plain(reader.function)
+    step = by_block.shape[0]
+    if packed.device.type == "cpu":  # each operation's floats stay in the cache, and out of memory
+        step = max(1, WEIGHTS_AT_ONCE // reader.block_size)
+    for start in range(0, by_block.shape[0], step):
+        some = slice(start, start + step)
+        write(by_block[some], blocks[some], halves[some], *tables)
     return out
 
 

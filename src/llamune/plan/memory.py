@@ -81,7 +81,7 @@ def training_memory(
     """
     parts = [program(device, settings), *held_parts(shape, settings)]
     parts += [activations(shape, settings), holes(shape, settings, device)]
-    parts += [loss_buffers(shape, settings), scratch(shape, settings)]
+    parts += [loss_buffers(shape, settings), scratch(shape, settings, device)]
     placed = tuple(
         Part(key=key, nbytes=int(nbytes), place=place, formula=formula)
         for key, nbytes, formula in parts
@@ -193,10 +193,12 @@ def loss_buffers(shape: Shape, settings: Settings) -> tuple[str, float, str]:
     return "loss", nbytes, formula
 
 
-def scratch(shape: Shape, settings: Settings) -> tuple[str, float, str]:
+def scratch(shape: Shape, settings: Settings, device: str) -> tuple[str, float, str]:
     """Return what one layer's backward takes for a moment: gradients and an unpacked weight."""
     width = TYPE_BYTES[settings.compute_type]
-    unpacked = width if settings.compiled else F32_BYTES * 2 + width
+    unpacked = width
+    if not (settings.compiled or device == "cpu"):  # which unpacks a few rows at a time
+        unpacked += F32_BYTES * 2
     if settings.is_packed:  # in one shared piece; f32 is written there, other types by way of it
         unpacked = width if settings.compute_type == "float32" else F32_BYTES + width
     weight = shape.largest_linear * unpacked
