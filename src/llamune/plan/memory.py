@@ -7,7 +7,7 @@ measured peaks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from llamune.plan.full import full_parts, layer_scratch
 from llamune.plan.settings import F32_BYTES, TYPE_BYTES, Settings, lora_parameters
@@ -21,10 +21,10 @@ COMPILER_BYTES = 90 << 20  # what torch.compile adds to the process
 LOGITS_CHUNK_BYTES = 128 << 20  # nn.loss cuts positions so that a chunk's logits stay below
 OUTPUT_SLICE_BYTES = 128 << 20  # and unpacks the output matrix in slices of this size
 ADAM_STATES = 2  # first and second moment of each trained number
-# holes that an allocator leaves, as a share of all layers' activations: glibc's heap many; few in
-# the pools of GPUs, where layers are compiled, or where `train` has freed memory given back at once
-HOLES = {"cpu": 0.95, "mps": 0.1, "cuda": 0.05}
-FEW_HOLES = 0.2
+BF16_BYTES = 65 << 20  # what oneDNN keeps of products in bf16, on the CPU
+# holes that an allocator leaves, as a share of all layers' activations: glibc's heap many, the
+# pools of GPUs few
+HOLES = {"cpu": 0.4, "mps": 0.1, "cuda": 0.05}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +95,8 @@ def program(device: str, settings: Settings) -> tuple[str, float, str]:
     nbytes = PROGRAM_BYTES[device]
     if device == "cpu" and settings.compiled:
         nbytes += COMPILER_BYTES
+    if device == "cpu" and settings.compute_type == "bfloat16":
+        nbytes += BF16_BYTES
     return "program", nbytes, "measured: a process with torch, transformers and PEFT imported"
 
 
@@ -122,9 +124,10 @@ def kept_bytes_per_token(shape: Shape, settings: Settings) -> float:
     """
     width = TYPE_BYTES[settings.compute_type]
     adapted = shape.targeted(settings.targets)
-    norms = shape.n_norms * shape.d_model * F32_BYTES  # each keeps its input in f32
+    # each keeps its input in f32, and the gate's activation is kept; compiled, both are made again
+    norms = shape.n_norms * shape.d_model * (width if settings.compiled else F32_BYTES)
     attention = 2 * shape.d_query + 2 * shape.d_key  # q, k, v, and the output: o_proj's input
-    mlp = 3 * shape.d_ff  # gate, its activation, up
+    mlp = (2 if settings.compiled else 3) * shape.d_ff  # gate, its activation, up
     kept = norms + inputs_kept(shape, settings) + width * (attention + mlp)
     if settings.is_adapter:
         rank = sum(settings.rank_of(linear) for linear in adapted)
@@ -139,11 +142,11 @@ def inputs_kept(shape: Shape, settings: Settings) -> int:
     """Return what one token of one block keeps of the inputs of layers that are trained, bytes.
 
     Layers that multiply the same share it, in the compute type; where the adapter drops some of it,
-    each keeps its own, in f32, and a mask.
+    each keeps its own, in f32, and what it multiplied it by (one byte would do on a GPU).
     """
     layers = shape.targeted(settings.targets) if settings.is_adapter else shape.linears
     if settings.is_adapter and settings.dropout:
-        return sum(linear.columns for linear in layers) * (F32_BYTES + 1)
+        return sum(linear.columns for linear in layers) * 2 * F32_BYTES
     trains = {linear.name for linear in layers}
     inputs = 0
     if trains & (ATTENTION - {"o_proj"}):
@@ -173,11 +176,15 @@ def activations(shape: Shape, settings: Settings) -> tuple[str, float, str]:
 def holes(shape: Shape, settings: Settings, device: str) -> tuple[str, float, str]:
     """Return what the allocator leaves unused between activations.
 
+    None where layers are compiled, which makes few pieces that come and go, or recomputed: then
+    `train` has freed memory given back at once.
+
     Source: measured peaks of the resident set (`benchmarks/plan.py`).
     """
-    few = settings.compiled or settings.recompute
-    share = min(HOLES[device], FEW_HOLES) if few else HOLES[device]
-    _, kept, _ = activations(shape, replace(settings, recompute=False))
+    if settings.compiled or settings.recompute:
+        return "holes", 0, ""
+    share = HOLES[device]
+    _, kept, _ = activations(shape, settings)
     return "holes", kept * share, f"{share:g} × all layers' activations, {kept:,.0f} bytes"
 
 
