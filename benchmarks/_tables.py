@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks._headlines import headlines
 from benchmarks._markdown import table
 from benchmarks._measure import HERE
-from benchmarks._plan_tables import plan, plan_machines
+from benchmarks._plan_tables import full_fits, full_memory, plan, plan_machines
 from benchmarks._rounding_tables import general_share, merge, quantize_quality
 from benchmarks._training_tables import full, served_quality
 
@@ -133,6 +133,8 @@ WORKS = (
 )  # fmt: skip
 TABLES: Mapping[str, Callable[[], str]] = {
     **{work.__name__: partial(sourced, work) for work in WORKS},
+    "full_fits": full_fits,
+    "full_memory": full_memory,
     "plan_machines": plan_machines,
     "headlines": partial(headlines, "en"),
     "headlines_ja": partial(headlines, "ja"),
