@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from llamune.gguf import floats_to_rows, quant_type
 from llamune.nn import PackedLinear
+from llamune.nn.adapted import drawn
 from llamune.train import with_packed_layers
 from llamune.train.lora import PackedLora
 
@@ -66,9 +67,7 @@ def forward_and_gradients(model: Any, dtype: torch.dtype) -> Iterator[Tensor]:
 
 
 @pytest.mark.parametrize("n_pair_head", [0, 4])
-@pytest.mark.parametrize(
-    "settings", [{}, {"use_rslora": True}, {"use_dora": True}, {"lora_dropout": 0.5}]
-)
+@pytest.mark.parametrize("settings", [{}, {"use_rslora": True}, {"use_dora": True}])
 def test_output_and_gradients_are_those_of_peft(settings: dict[str, Any], n_pair_head: int) -> None:
     layer = packed(n_pair_head=n_pair_head)
     found, wanted = (
@@ -78,6 +77,50 @@ def test_output_and_gradients_are_those_of_peft(settings: dict[str, Any], n_pair
     assert len(found) == len(wanted) >= 4
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+
+
+def test_dropout_drops_that_share_at_random_and_its_gradients_are_of_what_was_kept() -> None:
+    model = with_lora(packed(), ours=True, lora_dropout=0.25)
+    layer = model.base_model.model.proj
+    assert layer.only_adapter(torch.float32) == "default"
+    torch.manual_seed(5)
+    x = torch.randn(40, COLUMNS).requires_grad_()
+    out = model(x)
+    out.square().sum().backward()
+    assert x.grad is not None
+    found = [out.detach(), x.grad, layer.lora_A["default"].weight.grad,
+             layer.lora_B["default"].weight.grad]  # fmt: skip
+    torch.manual_seed(5)
+    y = torch.randn(40, COLUMNS).requires_grad_()
+    kept = drawn(y, y, 0.75)
+    assert kept.float().mean().item() == pytest.approx(0.75, abs=0.02)
+    a, b = (
+        part["default"].weight.detach().requires_grad_() for part in (layer.lora_A, layer.lora_B)
+    )
+    wanted = layer.base_layer(y) + (y * kept / 0.75) @ a.T @ b.T * layer.scaling["default"]
+    wanted.square().sum().backward()
+    for one, other in zip(found, (wanted, y.grad, a.grad, b.grad), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-2)
+
+
+def test_dropout_is_off_outside_training_and_drawn_anew_each_time() -> None:
+    model = with_lora(packed(), ours=True, lora_dropout=0.5)
+    x = torch.randn(3, COLUMNS)
+    assert (model(x) - model(x)).abs().max() > 0
+    model.eval()
+    torch.testing.assert_close(model(x), model(x), rtol=0, atol=0)
+
+
+def test_the_same_seed_draws_the_same_and_every_level_is_right() -> None:
+    x = torch.empty(1001, 333)
+    torch.manual_seed(7)
+    first = drawn(x, x, 0.95)
+    torch.manual_seed(7)
+    assert torch.equal(drawn(x, x, 0.95), first)
+    assert first.shape == x.shape
+    for number in range(4):  # four numbers come of one draw
+        share = first.flatten()[number::4].float().mean().item()
+        assert share == pytest.approx(0.95, abs=0.003)
 
 
 @pytest.mark.parametrize("use_dora", [False, True])
@@ -142,3 +185,24 @@ def test_a_compiled_layer_gives_the_same(use_dora: bool) -> None:
     found = list(forward_and_gradients(model, torch.float32))
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_layers_that_share_an_input_drop_each_for_itself_also_when_compiled() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = packed(), packed()
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.one(x), self.other(x)
+
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, lora_dropout=0.5, target_modules=["one", "other"])
+    model = get_peft_model(Two(), with_packed_layers(config))
+    for name, value in model.named_parameters():
+        if "lora" in name:
+            value.data.fill_(0.1)
+    model.base_model.model.compile(fullgraph=True)
+    one, other = model(torch.randn(3, COLUMNS).requires_grad_())
+    assert (one - other).abs().max() > 0.01

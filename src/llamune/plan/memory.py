@@ -16,15 +16,15 @@ from llamune.plan.shape import ATTENTION, Shape
 __all__ = ["MemoryPlan", "Part", "training_memory"]
 
 # Python, torch, transformers and PEFT, measured by `benchmarks/plan.py`
-PROGRAM_BYTES = {"cpu": 520 << 20, "mps": 520 << 20, "cuda": 0}
-COMPILER_BYTES = 90 << 20  # what torch.compile adds to the process
+PROGRAM_BYTES = {"cpu": 455 << 20, "mps": 520 << 20, "cuda": 0}
+COMPILER_BYTES = 130 << 20  # what torch.compile adds to the process
 LOGITS_CHUNK_BYTES = 128 << 20  # nn.loss cuts positions so that a chunk's logits stay below
 OUTPUT_SLICE_BYTES = 128 << 20  # and unpacks the output matrix in slices of this size
 ADAM_STATES = 2  # first and second moment of each trained number
-BF16_BYTES = 65 << 20  # what oneDNN keeps of products in bf16, on the CPU
-# holes that an allocator leaves, as a share of all layers' activations: glibc's heap many, the
-# pools of GPUs few
+# holes that an allocator leaves, as a share of all layers' activations: glibc's heap many, also
+# where the loss was, the pools of GPUs few
 HOLES = {"cpu": 0.4, "mps": 0.1, "cuda": 0.05}
+LOSS_HOLES = {"cpu": 0.2, "mps": 0.0, "cuda": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +95,6 @@ def program(device: str, settings: Settings) -> tuple[str, float, str]:
     nbytes = PROGRAM_BYTES[device]
     if device == "cpu" and settings.compiled:
         nbytes += COMPILER_BYTES
-    if device == "cpu" and settings.compute_type == "bfloat16":
-        nbytes += BF16_BYTES
     return "program", nbytes, "measured: a process with torch, transformers and PEFT imported"
 
 
@@ -118,9 +116,8 @@ def held_parts(shape: Shape, settings: Settings) -> list[tuple[str, float, str]]
 def kept_bytes_per_token(shape: Shape, settings: Settings) -> float:
     """Return what one token of one block keeps for backward, bytes.
 
-    Source: the operations of transformers' decoder layer and of `nn.adapted` (PEFT's LoRA layer
-        where there is dropout) in order; a frozen linear layer keeps nothing of its input, an
-        adapted one does.
+    Source: the operations of transformers' decoder layer and of `nn.adapted` in order; a frozen
+        linear layer keeps nothing of its input, an adapted one does.
     """
     width = TYPE_BYTES[settings.compute_type]
     adapted = shape.targeted(settings.targets)
@@ -130,23 +127,18 @@ def kept_bytes_per_token(shape: Shape, settings: Settings) -> float:
     mlp = (2 if settings.compiled else 3) * shape.d_ff  # gate, its activation, up
     kept = norms + inputs_kept(shape, settings) + width * (attention + mlp)
     if settings.is_adapter:
-        rank = sum(settings.rank_of(linear) for linear in adapted)
-        kept += rank * (F32_BYTES if settings.dropout else width)
-    if settings.method == "dora":  # what its factor multiplies; PEFT's way: two terms of a sum
-        terms = width + F32_BYTES if settings.dropout else width
-        kept += terms * sum(linear.rows for linear in adapted)
+        kept += width * sum(settings.rank_of(linear) for linear in adapted)
+    if settings.method == "dora":  # what its factors multiply
+        kept += width * sum(linear.rows for linear in adapted)
     return kept
 
 
 def inputs_kept(shape: Shape, settings: Settings) -> int:
     """Return what one token of one block keeps of the inputs of layers that are trained, bytes.
 
-    Layers that multiply the same share it, in the compute type; where the adapter drops some of it,
-    each keeps its own, in f32, and what it multiplied it by (one byte would do on a GPU).
+    Layers that multiply the same share it; each that drops some of it keeps which, a byte each.
     """
     layers = shape.targeted(settings.targets) if settings.is_adapter else shape.linears
-    if settings.is_adapter and settings.dropout:
-        return sum(linear.columns for linear in layers) * 2 * F32_BYTES
     trains = {linear.name for linear in layers}
     inputs = 0
     if trains & (ATTENTION - {"o_proj"}):
@@ -155,7 +147,9 @@ def inputs_kept(shape: Shape, settings: Settings) -> int:
         inputs += shape.d_model
     if "down_proj" in trains:
         inputs += shape.d_ff
-    return inputs * TYPE_BYTES[settings.compute_type]
+    kept = inputs * TYPE_BYTES[settings.compute_type]
+    drops = settings.is_adapter and settings.dropout
+    return kept + sum(linear.columns for linear in layers) if drops else kept
 
 
 def activations(shape: Shape, settings: Settings) -> tuple[str, float, str]:
@@ -183,9 +177,13 @@ def holes(shape: Shape, settings: Settings, device: str) -> tuple[str, float, st
     """
     if settings.compiled or settings.recompute:
         return "holes", 0, ""
-    share = HOLES[device]
+    share, of_loss = HOLES[device], LOSS_HOLES[device]
     _, kept, _ = activations(shape, settings)
-    return "holes", kept * share, f"{share:g} × all layers' activations, {kept:,.0f} bytes"
+    _, loss, _ = loss_buffers(shape, settings)
+    formula = f"{share:g} × all layers' activations, {kept:,.0f} bytes"
+    if of_loss:
+        formula += f" + {of_loss:g} × the loss, {loss:,} bytes"
+    return "holes", kept * share + loss * of_loss, formula
 
 
 def loss_buffers(shape: Shape, settings: Settings) -> tuple[str, float, str]:
@@ -194,6 +192,9 @@ def loss_buffers(shape: Shape, settings: Settings) -> tuple[str, float, str]:
     trained = max(1, int(settings.tokens * settings.trained_share))
     chunk = min(trained * shape.n_vocab * F32_BYTES, LOGITS_CHUNK_BYTES)
     piece = min(shape.n_vocab * shape.d_model * width, OUTPUT_SLICE_BYTES)
+    if width < F32_BYTES:  # the gradient of logits as well, and what products lay out anew
+        chunk += chunk * width // F32_BYTES
+        piece *= 2
     rows = 2 * trained * shape.d_model * width
     nbytes = chunk + piece + rows
     formula = f"logits {chunk:,} + output rows {piece:,} + hidden states {rows:,} bytes"

@@ -27,7 +27,10 @@ def with_packed_layers(config: LoraConfig) -> LoraConfig:
 
 
 class PackedLora(Linear):
-    """LoRA or DoRA beside a `PackedLinear`; dropout and all else goes PEFT's own way."""
+    """LoRA or DoRA beside a `PackedLinear`; all else goes PEFT's own way.
+
+    Of DoRA too only what the thin matrices multiply is dropped; PEFT drops it of the weight itself.
+    """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the layer's output with the adapter: (…, columns) -> (…, rows)."""
@@ -43,11 +46,12 @@ class PackedLora(Linear):
             parts.lora_A[name].weight,
             parts.lora_B[name].weight,
             scale=self.scaling[name],
+            dropout=self.drop_share(name),
             magnitude=magnitude,
         )
 
     def only_adapter(self, dtype: torch.dtype) -> str | None:
-        """Return the active adapter's name if it is the only one, LoRA or DoRA, without dropout."""
+        """Return the active adapter's name if it is the only one, and LoRA or DoRA."""
         if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
             return None
         (name,) = self.active_adapters
@@ -56,6 +60,9 @@ class PackedLora(Linear):
         variant = self.lora_variant.get(name)
         if variant is not None and not isinstance(variant, DoraLinearVariant):
             return None
+        return name if dtype in COMPUTE_TYPES else None
+
+    def drop_share(self, name: str) -> float:
+        """Return the share that dropout leaves out now."""
         dropout = self.lora_dropout[name]
-        drops = self.training and not isinstance(dropout, nn.Identity)
-        return None if drops or dtype not in COMPUTE_TYPES else name
+        return dropout.p if self.training and isinstance(dropout, nn.Dropout) else 0.0
