@@ -141,6 +141,19 @@ def served_quality(figures: Mapping[str, Any]) -> Iterator[Headline]:
         )
 
 
+def merge(figures: Mapping[str, Any]) -> Iterator[Headline]:
+    """Yield how much of a tuning is left in one file of the base's own 4-bit types."""
+    kept = {(one["base"], one["way"]): one["gain_kept"]["mean"] for one in figures["means"]}
+    yield Headline(
+        "merge",
+        "share of a tuning's gain that is left in one Q4_K_M file, served by llama.cpp",
+        "1 つの Q4_K_M ファイルに残る学習効果（llama.cpp で配信）",
+        f"{100 * kept['q4_k_m', 'compensated']:.0f} %",
+        f"rounded to nearest {100 * kept['q4_k_m', 'nearest']:.0f} %, "
+        f"with an importance matrix {100 * kept['q4_k_m', 'importance']:.0f} %",
+    )
+
+
 def full(figures: Mapping[str, Any]) -> Iterator[Headline]:
     """Yield what a step on every weight of a 9B model holds."""
     nine, quality = figures["nine"], figures["quality"]
@@ -202,6 +215,7 @@ SCRIPTS = {
         quantize,
         train,
         served_quality,
+        merge,
         full,
         serve,
         first_token,

@@ -126,7 +126,7 @@ class Steps:
         base: Any = load(
             file, family=family, device=compute.device, dtype=compute.torch_dtype, compiled=False
         )
-        # without its blocks a model's logits lie hundreds apart, and where exp underflows it is slow
+        # without blocks logits lie hundreds apart, and where exp underflows it is slow
         base.get_decoder().norm.register_forward_hook(lambda _, __, out: out * MILDER)
         self.device = compute.device
         self.n_vocab = family.sizes.n_vocab
