@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 from benchmarks._measure import commit, instruction_set, processor
 
-from llamune.cli._main import SPINS
+from llamune.cli._main import SPINS, others_run
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -57,10 +57,11 @@ def run(name: str, options: list[str]) -> bool:
     """Run one script, its output as it comes, and keep its figures."""
     print(f"== {name}", flush=True)
     command = [sys.executable, "-m", f"benchmarks.{name}", *options]
+    as_in_the_program = {"GOMP_SPINCOUNT": SPINS} if others_run() else {}
     process = subprocess.Popen(
         command,
         cwd=HERE.parent,
-        env={"GOMP_SPINCOUNT": SPINS, **os.environ},  # as in the program
+        env={**as_in_the_program, **os.environ},
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -97,14 +97,29 @@ def test_talk_that_nobody_hears_changes_no_exit_code(stderr: str) -> None:
     assert subprocess.run(["sh", "-c", program, sys.executable], check=False).returncode == 2
 
 
-@pytest.mark.parametrize(("asked", "found"), [(None, _main.SPINS), ("7", "7")])
-def test_threads_that_wait_soon_leave_the_core(
-    asked: str | None, found: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("asked", "running", "found"),
+    [
+        (None, "2/345", _main.SPINS),
+        (None, "1/345", None),
+        (None, "?", None),
+        ("7", "2/345", "7"),
+    ],
+)
+def test_threads_that_wait_soon_leave_the_core_where_others_want_it(
+    asked: str | None,
+    running: str,
+    found: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("GOMP_SPINCOUNT", asked or "")  # put back afterwards in either case
     if asked is None:
         monkeypatch.delenv("GOMP_SPINCOUNT")
+    load = tmp_path / "loadavg"
+    load.write_text(f"0.20 0.18 0.12 {running} 11206\n")
+    monkeypatch.setattr(_main, "RUNNING", load)
     monkeypatch.setattr(sys, "argv", ["llamune", "--version"])
     with pytest.raises(SystemExit):
         _main.main()
-    assert os.environ["GOMP_SPINCOUNT"] == found
+    assert os.environ.get("GOMP_SPINCOUNT") == found
