@@ -13,7 +13,7 @@ import psutil
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PeakMemory", "resident_bytes", "return_at_once"]
+__all__ = ["PeakMemory", "resident_bytes", "return_at_once", "return_free"]
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -91,6 +91,19 @@ def return_at_once() -> None:
     choose = getattr(ctypes.CDLL(None), "mallopt", None)
     if choose is not None:
         choose(M_MMAP_THRESHOLD, RETURNED_FROM_BYTES)
+
+
+def return_free() -> None:
+    """Have glibc give back what is free between pieces in use (malloc_trim(3)).
+
+    Batches of other lengths do not fit the holes that the ones before have left: twenty steps of
+    the starter on examples of all lengths grew by a third of a gigabyte.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def reset_high_water_mark() -> bool:

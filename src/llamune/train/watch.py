@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from llamune.runs import Recipe
 from llamune.train.checkpoints import checkpoint_folder
 from llamune.train.events import CheckpointWritten, OnEvent, Said, StepDone, Validated
-from llamune.train.memory import resident_bytes
+from llamune.train.memory import resident_bytes, return_free
 from llamune.train.progress import Progress
 from llamune.train.signals import StopRequest
 from llamune.train.team import any_of
@@ -85,6 +85,7 @@ class Watch(TrainerCallback):
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """Start the step's clock: validation and saving are not counted as training."""
         self.step_began = time.monotonic()
+        return_free()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Count the step, then decide what follows it."""
