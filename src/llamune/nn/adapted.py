@@ -65,6 +65,8 @@ def drawn(x: Tensor, a: Tensor, share: float) -> Tensor:  # noqa: ARG001
         a: whose draw it is: a compiler makes one of two calls that look the same.
         share: of what is kept.
     """
+    if x.device.type != "cpu":  # MPS draws no 64 bits, and on GPUs a draw costs little
+        return torch.rand(x.shape, device=x.device) < share
     lowest, levels = -(1 << 15), 1 << 16
     # a draw of the generator serves four numbers: torch's own dropout takes one for each
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
