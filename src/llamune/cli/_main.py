@@ -113,8 +113,8 @@ def main() -> None:
     """Run the program; the process ends with the exit code of design, section 3."""
     if sys.stderr is None:  # closed by whoever started us
         _screen.mute()
-    if others_run():
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch or llama.cpp is loaded
+    if "GOMP_SPINCOUNT" not in os.environ and others_run():
+        os.environ["GOMP_SPINCOUNT"] = SPINS  # read when torch or llama.cpp is loaded
     sys.exit(run(sys.argv[1:]))
 
 
