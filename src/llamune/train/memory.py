@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import psutil
 
@@ -86,9 +87,7 @@ def return_at_once() -> None:
     starter takes 1.54 GB with them, 1.12 GB without. New pages cost time, less the larger the
     model. Other C libraries have no such heap, or no such call.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    choose = getattr(ctypes.CDLL(None), "mallopt", None)
+    choose = of_glibc("mallopt")
     if choose is not None:
         choose(M_MMAP_THRESHOLD, RETURNED_FROM_BYTES)
 
@@ -99,11 +98,15 @@ def return_free() -> None:
     Batches of other lengths do not fit the holes that the ones before have left: twenty steps of
     the starter on examples of all lengths grew by a third of a gigabyte.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    trim = of_glibc("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+@cache
+def of_glibc(name: str) -> Any:
+    """Return a function of the C library, or None where it is not there (it is glibc's alone)."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None
 
 
 def reset_high_water_mark() -> bool:
