@@ -25,6 +25,7 @@ __all__ = ["IGNORED", "fused_loss", "shifted"]
 IGNORED = -100
 LOGITS_BYTES = 128 << 20  # of one chunk of positions
 SLICE_BYTES = 128 << 20  # of one unpacked slice of the output matrix
+PIECE_BYTES = 8 << 20  # of logits that are worked on at once: what lies between is as small
 
 
 def shifted(labels: Tensor) -> Tensor:
@@ -200,11 +201,12 @@ class FusedLoss(torch.autograd.Function):
                 logits_of(part, slices), targets[start : start + size], softcap
             )
             total += loss
-            to_logits = to_logits.to(rows.dtype)
+            to_logits = to_logits.to(rows.dtype)  # a new one frees those in f32
             if to_rows is not None:
                 to_rows[start : start + size] = times_weight(to_logits, part, slices)
             if to_weight is not None:
                 to_weight += to_logits[:, slices.first_trained :].T @ part
+            del to_logits  # before the next chunk's logits are made
         ctx.save_for_backward(to_rows, to_weight)
         ctx.learn = None
         output = getattr(slices, "layer", None)
@@ -240,8 +242,15 @@ def tell(  # noqa: PLR0917  all but the last are known in forward
 def logits_of(part: Tensor, slices: Slices) -> Tensor:
     """Return logits in f32: (positions, d_model) -> (positions, n_vocab)."""
     logits = part.new_empty((part.shape[0], slices.n_vocab), dtype=wide(part.dtype))
+    step = max(1, PIECE_BYTES // (part.itemsize * part.shape[0]))  # of the vocabulary
     for start, stop, rows in slices(part.dtype):
-        logits[:, start:stop] = part @ rows.T
+        if part.dtype is logits.dtype:
+            torch.mm(part, rows.T, out=logits[:, start:stop])
+            continue
+        for piece, few in zip(
+            torch.split(logits[:, start:stop], step, dim=1), torch.split(rows, step), strict=True
+        ):
+            piece.copy_(part @ few.T)
     return logits
 
 
@@ -254,6 +263,16 @@ def loss_and_gradient(
     logits: Tensor, targets: Tensor, softcap: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the summed loss, its gradient, which takes the logits' memory, and log totals."""
+    size = max(1, PIECE_BYTES // (logits.itemsize * logits.shape[1]))
+    pieces = zip(torch.split(logits, size), torch.split(targets, size), strict=True)
+    losses, log_totals = zip(*(turn_to_gradient(*piece, softcap) for piece in pieces), strict=True)
+    return torch.stack(losses).sum(), logits, torch.cat(log_totals)
+
+
+def turn_to_gradient(
+    logits: Tensor, targets: Tensor, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Replace logits by the gradient of their summed loss; return that loss and log totals."""
     slope = None
     if softcap is not None:
         logits.div_(softcap).tanh_()
@@ -262,9 +281,11 @@ def loss_and_gradient(
     wanted = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
     log_total = torch.logsumexp(logits, dim=1)
     loss = (log_total - wanted).sum()
-    gradient = logits.sub_(log_total.unsqueeze(1)).exp_()
-    gradient[torch.arange(len(targets), device=targets.device), targets] -= 1.0
-    return loss, gradient if slope is None else gradient.mul_(slope), log_total
+    logits.sub_(log_total.unsqueeze(1)).exp_()
+    logits[torch.arange(len(targets), device=targets.device), targets] -= 1.0
+    if slope is not None:
+        logits.mul_(slope)
+    return loss, log_total
 
 
 def times_weight(to_logits: Tensor, like: Tensor, slices: Slices) -> Tensor:
