@@ -21,8 +21,8 @@ COMPILER_BYTES = 130 << 20  # what torch.compile adds to the process
 LOGITS_CHUNK_BYTES = 128 << 20  # nn.loss cuts positions so that a chunk's logits stay below
 OUTPUT_SLICE_BYTES = 128 << 20  # and unpacks the output matrix in slices of this size
 ADAM_STATES = 2  # first and second moment of each trained number
-# holes that an allocator leaves, as a share of all layers' activations: glibc's heap many, also
-# where the loss was, the pools of GPUs few
+# holes that an allocator leaves, as a share of the activations: glibc's heap many, also where the
+# loss was, the pools of GPUs few
 HOLES = {"cpu": 0.4, "mps": 0.1, "cuda": 0.05}
 LOSS_HOLES = {"cpu": 0.2, "mps": 0.0, "cuda": 0.0}
 
@@ -170,34 +170,42 @@ def activations(shape: Shape, settings: Settings) -> tuple[str, float, str]:
 def holes(shape: Shape, settings: Settings, device: str) -> tuple[str, float, str]:
     """Return what the allocator leaves unused between activations.
 
-    None where layers are compiled, which makes few pieces that come and go, or recomputed: then
-    `train` has freed memory given back at once.
+    None where layers are compiled, which makes few pieces that come and go.
 
     Source: measured peaks of the resident set (`benchmarks/plan.py`).
     """
-    if settings.compiled or settings.recompute:
+    if settings.compiled:
         return "holes", 0, ""
     share, of_loss = HOLES[device], LOSS_HOLES[device]
     _, kept, _ = activations(shape, settings)
     _, loss, _ = loss_buffers(shape, settings)
-    formula = f"{share:g} × all layers' activations, {kept:,.0f} bytes"
+    formula = f"{share:g} × activations, {kept:,.0f} bytes"
     if of_loss:
         formula += f" + {of_loss:g} × the loss, {loss:,} bytes"
     return "holes", kept * share + loss * of_loss, formula
 
 
 def loss_buffers(shape: Shape, settings: Settings) -> tuple[str, float, str]:
-    """Return what the fused loss takes: a chunk of logits, a slice of the output matrix."""
+    """Return what the fused loss takes: a chunk of logits, a slice of the output matrix.
+
+    The logits' gradient is brought to the compute type beside them; an output matrix that fits
+    into one slice stays unpacked meanwhile, and a dense one needs no slice.
+    """
     width = TYPE_BYTES[settings.compute_type]
     trained = max(1, int(settings.tokens * settings.trained_share))
     chunk = min(trained * shape.n_vocab * F32_BYTES, LOGITS_CHUNK_BYTES)
-    piece = min(shape.n_vocab * shape.d_model * width, OUTPUT_SLICE_BYTES)
-    if width < F32_BYTES:  # the gradient of logits as well, and what products lay out anew
-        chunk += chunk * width // F32_BYTES
-        piece *= 2
+    gradient = chunk * width // F32_BYTES if width < F32_BYTES else 0
+    output = 0 if settings.dense else shape.n_vocab * shape.d_model * width
+    if output <= OUTPUT_SLICE_BYTES:
+        beside = gradient + output
+    else:
+        beside = max(gradient, OUTPUT_SLICE_BYTES)
     rows = 2 * trained * shape.d_model * width
-    nbytes = chunk + piece + rows
-    formula = f"logits {chunk:,} + output rows {piece:,} + hidden states {rows:,} bytes"
+    nbytes = chunk + beside + rows
+    formula = (
+        f"logits {chunk:,} + their gradient and output rows {beside:,} "
+        f"+ hidden states {rows:,} bytes"
+    )
     return "loss", nbytes, formula
 
 

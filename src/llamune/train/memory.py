@@ -14,14 +14,12 @@ import psutil
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PeakMemory", "resident_bytes", "return_at_once", "return_free"]
+__all__ = ["PeakMemory", "resident_bytes", "return_free"]
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"  # see proc(5)
 SECONDS_BETWEEN_LOOKS = 0.05
-M_MMAP_THRESHOLD = -3  # mallopt(3)
-RETURNED_FROM_BYTES = 1 << 20
 
 
 def resident_bytes() -> int:
@@ -78,18 +76,6 @@ class PeakMemory:
         """Look at the resident memory until told to stop."""
         while not self.stop.wait(SECONDS_BETWEEN_LOOKS):
             self.highest_bytes = max(self.highest_bytes, resident_bytes())
-
-
-def return_at_once() -> None:
-    """Have glibc give large pieces of memory back as soon as they are freed.
-
-    Its heap otherwise keeps the holes of activations that come and go: a recomputing step of the
-    starter takes 1.54 GB with them, 1.12 GB without. New pages cost time, less the larger the
-    model. Other C libraries have no such heap, or no such call.
-    """
-    choose = of_glibc("mallopt")
-    if choose is not None:
-        choose(M_MMAP_THRESHOLD, RETURNED_FROM_BYTES)
 
 
 def return_free() -> None:
