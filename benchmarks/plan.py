@@ -1,6 +1,6 @@
 """How right the plan is: predicted against measured peak memory, time, and llama.cpp's buffers.
 
-    python -m benchmarks.plan                  # memory and time, about 15 minutes on two cores
+    python -m benchmarks.plan                  # memory and time, about 20 minutes on two cores
     python -m benchmarks.plan --memory-only    # a busy machine does not disturb it
     python -m benchmarks.plan --only gemma2    # cases whose name has this in it
     python -m benchmarks.plan --draw FIGURES.json PLOT.svg
@@ -45,7 +45,7 @@ from llamune.plan import (
 
 AIM_MEDIAN, AIM_WORST, AIM_BUFFERS, AIM_TIME = 0.05, 0.10, 0.02, 0.15
 CONTEXTS = (512, 2048, 4096, 8192)
-MEMORY_STEPS, TIME_STEPS = 2, 4
+MEMORY_STEPS, TIME_STEPS, VARIED_STEPS = 2, 4, 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +55,21 @@ class Case:
     model: str
     path: Path
     settings: Settings
+    varied: bool = False  # records of many lengths, up to the longest that the plan supposes
 
     @property
     def name(self) -> str:
         """The case in a few words."""
         settings = self.settings
-        parts = [self.model, settings.method]
+        parts = [self.model, settings.kind]
         if settings.is_adapter:
             parts += [f"r{settings.rank}", str(settings.targets)]
-        parts.append(f"{settings.micro_batch}x{settings.length}")
+        elif settings.is_packed:
+            parts += [settings.keep_type, settings.optimizer]
+        else:
+            parts.append(settings.weight_type)
+        up_to = "<=" if self.varied else ""
+        parts.append(f"{settings.micro_batch}x{up_to}{settings.length}")
         parts += [word for word in FLAGS if getattr(settings, word)]
         if settings.trained_share < 1:
             parts.append(f"{settings.trained_share:.0%} trained")
@@ -72,6 +78,8 @@ class Case:
 
 FLAGS = ("recompute", "dropout", "compiled")
 USUAL = Settings(compiled=False)
+FULL = replace(USUAL, method="full")
+DENSE = replace(FULL, dense=True, optimizer="adamw_torch")
 STARTER_CASES = [
     *(
         replace(USUAL, rank=rank, micro_batch=batch, length=length)
@@ -88,11 +96,24 @@ STARTER_CASES = [
     replace(USUAL, micro_batch=4, length=256, recompute=True),
     replace(USUAL, micro_batch=1, length=512, compiled=True),
     replace(USUAL, micro_batch=2, length=256, compiled=True),
+    replace(FULL, micro_batch=1, length=512),
+    replace(FULL, micro_batch=4, length=128),
+    replace(FULL, micro_batch=4, length=256),
+    replace(FULL, micro_batch=4, length=128, optimizer="adamw8"),
+    replace(FULL, micro_batch=4, length=128, keep_type="BF16"),
+    replace(FULL, micro_batch=1, length=512, recompute=True),
+    replace(DENSE, micro_batch=4, length=128),
+    replace(DENSE, micro_batch=4, length=128, weight_type="bfloat16"),
+]
+VARIED_CASES = [
+    replace(USUAL, micro_batch=4, length=256),
+    replace(FULL, micro_batch=4, length=256),
 ]
 OTHER_CASES = [
     replace(USUAL, rank=16, micro_batch=1, length=256),
     replace(USUAL, rank=64, micro_batch=2, length=512),
     replace(USUAL, rank=16, micro_batch=1, length=1024, recompute=True),
+    replace(FULL, micro_batch=1, length=256),
 ]
 QUICK_CASES = [
     replace(USUAL, rank=8, micro_batch=1, length=64),
@@ -105,11 +126,20 @@ def cases(paths: dict[str, Path], *, quick: bool, only: str) -> Iterator[Case]:
     for model, path in paths.items():
         with ModelFile.open(path, mapped=False) as file:
             context = describe(file).sizes.context_length
-        chosen = STARTER_CASES if model.startswith("starter") else OTHER_CASES
-        for settings in QUICK_CASES if quick else chosen:
-            case = Case(model=model, path=path, settings=settings)
+        for settings, varied in settings_of(model, quick=quick):
+            case = Case(model=model, path=path, settings=settings, varied=varied)
             if settings.length <= context and only in case.name:
                 yield case
+
+
+def settings_of(model: str, *, quick: bool) -> list[tuple[Settings, bool]]:
+    """Return what a model is trained with, and whether its records vary in length."""
+    if quick:
+        return [(settings, False) for settings in QUICK_CASES]
+    if not model.startswith("starter"):
+        return [(settings, False) for settings in OTHER_CASES]
+    fixed = [(settings, False) for settings in STARTER_CASES]
+    return fixed + [(settings, True) for settings in VARIED_CASES]
 
 
 def shape_at(path: Path, name: str) -> Shape:
@@ -136,6 +166,8 @@ def training_row(case: Case, *, home: Path, timed: bool) -> dict[str, Any]:
     """Measure one case and predict it; print both."""
     steps = TIME_STEPS if timed else MEMORY_STEPS
     asked = {"model": str(case.path), "settings": asdict(case.settings), "steps": steps}
+    if case.varied:  # whose steps differ, so that they say nothing of the time of full ones
+        timed, asked = False, {**asked, "steps": VARIED_STEPS, "varied": True}
     printed = in_own_process("benchmarks._plan_case", json.dumps(asked), home=home)
     found = json.loads(printed.splitlines()[-1])
     shape = shape_at(case.path, case.model)

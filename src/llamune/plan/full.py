@@ -21,7 +21,7 @@ KEEP_TYPES = ("BF16", "Q8_0", "Q6_K")
 ADAM_STATES = 2  # first and second moment of each trained number
 EIGHT_BIT_BYTES = 2 + 2 * F32_BYTES / 256  # two moments of 8 bits, a scale each 256 of them
 SLICE_BYTES = 4 << 20  # rows are moved and packed again in slices of this size
-SLICES_AT_ONCE = 6  # weight, noise, whole steps, parts and what lies between
+SLICES_AT_ONCE = 20  # weight, noise, whole steps, parts, and the holes they leave: measured
 TABLE_SLICE_BYTES = 64 << 20  # the vocabulary's gradient is made in slices of this size
 
 
@@ -92,7 +92,7 @@ def layer_scratch(shape: Shape, settings: Settings) -> tuple[float, str]:
     if settings.compute_type != "float32":  # made in the compute type, then widened
         width += TYPE_BYTES[settings.compute_type]
     gradient = shape.largest_linear * width
-    slices = SLICES_AT_ONCE * SLICE_BYTES
+    slices = SLICES_AT_ONCE * min(SLICE_BYTES, shape.largest_linear * F32_BYTES)
     formula = f"its gradient {gradient:,} + slices that are packed again {slices:,}"
     if settings.train_embeddings:
         slices += 2 * TABLE_SLICE_BYTES
