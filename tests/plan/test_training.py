@@ -336,6 +336,18 @@ def test_the_largest_micro_batch_is_the_last_that_fits() -> None:
     assert largest_micro_batch(GEMMA2_9B, settings, SMALL, batch=1) == 1
 
 
+def test_processes_share_a_memory_and_a_batch_bounds_what_goes_through_at_once() -> None:
+    machine, settings = replace(SMALL, memory_bytes=64 << 30), Settings(length=128)
+    alone = largest_micro_batch(GEMMA2_9B, settings, machine, batch=500)
+    assert largest_micro_batch(GEMMA2_9B, settings, machine, batch=alone - 1) == alone - 1
+    assert 1 <= largest_micro_batch(GEMMA2_9B, settings, machine, batch=500, n_processes=2) < alone
+
+
+def test_a_large_machine_takes_more_than_a_few_dozen_sequences_at_once() -> None:
+    machine = replace(SMALL, memory_bytes=2 << 40)
+    assert largest_micro_batch(GEMMA2_9B, Settings(length=128), machine, batch=500) == 500
+
+
 def test_the_json_has_the_keys_that_are_promised() -> None:
     plan = plan_settings(GEMMA2_9B, Settings(), WORK, machine=SMALL)
     report = plan.as_json()

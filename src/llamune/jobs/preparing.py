@@ -27,7 +27,7 @@ from llamune.plan import Plan, largest_micro_batch, plan_training
 from llamune.runs import Recipe, RecipeError, Situation, settle
 from llamune.store import Model, home, resolve
 from llamune.text import ChatTemplate, Tokenizer, faults, template_of, tokenizer_of
-from llamune.train import batch_order, check_ranks
+from llamune.train import Team, batch_order, check_ranks
 
 if TYPE_CHECKING:
     from llamune.data import Rendered
@@ -362,8 +362,14 @@ def settled(
         compute_type=compute.dtype if compute else "float32",
         name=str(base.model),
     )
+    fitting = largest_micro_batch(
+        plan.shape,
+        plan.settings,
+        plan.machine,
+        batch=recipe.batch,
+        n_processes=Team.of_environment().local_size if plan.machine.device == "cpu" else 1,
+    )
     if recipe.is_packed:
-        fitting = largest_micro_batch(plan.shape, plan.settings, plan.machine, batch=recipe.batch)
         if fitting == recipe.batch or recipe.packing:
             return recipe, plan
         refuse_chosen_batch(choices, fitting)
@@ -371,7 +377,6 @@ def settled(
         return settled(base, again, training, validation, epochs=epochs, compute=compute)
     if "micro_batch" in chosen or plan.settings.micro_batch == recipe.batch:
         return recipe, plan
-    fitting = largest_micro_batch(plan.shape, plan.settings, plan.machine, batch=recipe.batch)
     again = {**chosen, "micro_batch": fitting}
     return settled(base, again, training, validation, epochs=epochs, compute=compute)
 

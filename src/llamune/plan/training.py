@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -41,7 +42,6 @@ __all__ = [
 
 Verdict = Literal["fits", "tight", "no"]
 TIGHT = 0.9  # of the budget: beyond, a browser tab decides whether it works
-LARGEST_MICRO_BATCH = 64
 COMPILE_FROM_PARAMETERS = 20_000_000  # as `nn` compiles; below, it takes longer than it saves
 WORTH_COMPILING_SECONDS = 600.0  # of training; compiling takes half a minute
 
@@ -328,7 +328,9 @@ def usual_compute_type(machine: Machine, shape: Shape) -> str:
     return "float32"
 
 
-def largest_micro_batch(shape: Shape, settings: Settings, machine: Machine, *, batch: int) -> int:
+def largest_micro_batch(
+    shape: Shape, settings: Settings, machine: Machine, *, batch: int, n_processes: int = 1
+) -> int:
     """Return the most sequences that go through the model at once without being tight.
 
     Args:
@@ -336,16 +338,16 @@ def largest_micro_batch(shape: Shape, settings: Settings, machine: Machine, *, b
         settings: the choices; their own micro-batch is not looked at.
         machine: where.
         batch: sequences an optimizer step, the most that make sense.
+        n_processes: how many train in that memory, each with as many sequences.
 
     Returns:
         At least 1, also when not even that fits.
     """
-    best = 1
-    for count in range(2, min(batch, LARGEST_MICRO_BATCH) + 1):
+
+    def is_too_large(count: int) -> bool:
         memory = training_memory(
             shape, replace(settings, micro_batch=count), device=machine.device, place=machine.place
         )
-        if verdict(memory.total_bytes, machine.budget_bytes) != "fits":
-            break
-        best = count
-    return best
+        return verdict(memory.total_bytes * n_processes, machine.budget_bytes) != "fits"
+
+    return max(1, bisect_left(range(1, batch + 1), True, key=is_too_large))
