@@ -73,6 +73,15 @@ def peak_resident_bytes(*, of_children: bool = False) -> int:
     return resource.getrusage(who).ru_maxrss * scale
 
 
+def earlier_figures(script: str) -> dict[str, Any]:
+    """Return the figures of a script that are kept of an earlier run on such a machine."""
+    path = HERE / "results" / f"{script}-{instruction_set()}.json"
+    if not path.is_file():
+        return {}
+    figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["figures"]
+    return figures
+
+
 def measured_on() -> dict[str, str]:
     """Return what a script says of itself at the end: commit and processor."""
     return {"commit": commit(), "processor": processor(), "instruction_set": instruction_set()}

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._full_case import BATCH, WAYS, prose_records, train_case
-from benchmarks._measure import HERE, instruction_set, measured_on, trial
+from benchmarks._measure import earlier_figures, measured_on, trial
 from benchmarks._nine import one_step, write_model
 
 PARTS = ("quality", "long", "served", "nine")
@@ -64,7 +64,7 @@ def main() -> None:
     if chosen.be:
         print(json.dumps(be(json.loads(chosen.be))))
         return
-    figures = earlier_figures()
+    figures = earlier_figures("full")
     with tempfile.TemporaryDirectory(prefix="llamune-full-") as scratch:
         os.environ["LLAMUNE_HOME"] = str(Path(scratch) / "home")
         for part in chosen.parts:
@@ -82,15 +82,6 @@ def part_figures(part: str, scratch: Path, chosen: Any) -> dict[str, Any]:
     if part == "served":
         return {"rows": served(scratch, chosen)}
     return nine(scratch, chosen)
-
-
-def earlier_figures() -> dict[str, Any]:
-    """Return the figures that are kept of earlier runs on such a machine."""
-    path = HERE / "results" / f"full-{instruction_set()}.json"
-    if not path.is_file():
-        return {}
-    figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["figures"]
-    return figures
 
 
 def joined(earlier: dict[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:

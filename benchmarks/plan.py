@@ -2,7 +2,8 @@
 
     python -m benchmarks.plan                  # memory and time, about 20 minutes on two cores
     python -m benchmarks.plan --memory-only    # a busy machine does not disturb it
-    python -m benchmarks.plan --only gemma2    # cases whose name has this in it
+    python -m benchmarks.plan --only gemma2    # cases whose name has this in it; the others as kept
+    python -m benchmarks.plan --again          # what was measured before, against today's plan
     python -m benchmarks.plan --draw FIGURES.json PLOT.svg
 
 Each training case is a process of its own: load, attach, steps as `tune` makes them; the peak is
@@ -27,6 +28,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks._measure import earlier_figures
 from benchmarks._plan_models import models
 from benchmarks._plan_rules import accelerate_bytes, gguf_parser_compute_bytes
 
@@ -45,6 +47,8 @@ from llamune.plan import (
 
 AIM_MEDIAN, AIM_WORST, AIM_BUFFERS, AIM_TIME = 0.05, 0.10, 0.02, 0.15
 CONTEXTS = (512, 2048, 4096, 8192)
+FACTS = "machine.json"  # of a home: what was measured on the machine
+MEASURED = ("measured_bytes", "accounted_bytes", "compute_type", "measured_seconds")
 MEMORY_STEPS, TIME_STEPS, VARIED_STEPS = 2, 4, 12
 
 
@@ -170,30 +174,65 @@ def training_row(case: Case, *, home: Path, timed: bool) -> dict[str, Any]:
         timed, asked = False, {**asked, "steps": VARIED_STEPS, "varied": True}
     printed = in_own_process("benchmarks._plan_case", json.dumps(asked), home=home)
     found = json.loads(printed.splitlines()[-1])
-    shape = shape_at(case.path, case.model)
-    settings = replace(case.settings, compute_type=found["compute_type"])
-    plan = predicted(shape, settings, steps=1, home=home)
-    parts = {part.key: part.nbytes for part in plan.memory.parts}
+    measured = {
+        "measured_bytes": found["peak_bytes"],
+        "accounted_bytes": found["accounted_bytes"],
+        "compute_type": found["compute_type"],
+    }
+    if timed:
+        measured["measured_seconds"] = found["seconds_a_step"]
+    row = with_prediction(case, measured, home=home)
+    print(in_words(row), flush=True)
+    return row
+
+
+def with_prediction(case: Case, measured: dict[str, Any], *, home: Path) -> dict[str, Any]:
+    """Return what was measured and what the plan says, with the errors.
+
+    Args:
+        case: the training.
+        measured: bytes, seconds a step where they were measured, and the type computed in.
+        home: where the calibration lies.
+    """
+    settings = replace(case.settings, compute_type=measured["compute_type"])
+    plan = predicted(shape_at(case.path, case.model), settings, steps=1, home=home)
     row = {
         "case": case.name,
         "settings": asdict(case.settings),
+        **measured,
         "predicted_bytes": plan.memory_bytes,
-        "measured_bytes": found["peak_bytes"],
-        "error": plan.memory_bytes / found["peak_bytes"] - 1,
-        "parts": parts,
-        "accounted_bytes": found["accounted_bytes"],
+        "error": plan.memory_bytes / measured["measured_bytes"] - 1,
+        "parts": {part.key: part.nbytes for part in plan.memory.parts},
     }
-    line = f"{case.name}: {plan.memory_bytes / 1e9:.3f} predicted, "
-    line += f"{found['peak_bytes'] / 1e9:.3f} GB measured, {row['error']:+.1%}"
-    if timed:
+    if "measured_seconds" in measured:
         row["predicted_seconds"] = plan.time.middle
-        row["measured_seconds"] = found["seconds_a_step"]
-        row["time_error"] = plan.time.middle / found["seconds_a_step"] - 1
+        row["time_error"] = plan.time.middle / measured["measured_seconds"] - 1
         row["speed_source"] = plan.time.speed.source
-        line += f"; {plan.time.middle:.2f} predicted, {found['seconds_a_step']:.2f} s a step"
-        line += f" measured, {row['time_error']:+.1%}"
-    print(line, flush=True)
     return row
+
+
+def in_words(row: dict[str, Any]) -> str:
+    """Return a row as a line to read."""
+    line = f"{row['case']}: {row['predicted_bytes'] / 1e9:.3f} predicted, "
+    line += f"{row['measured_bytes'] / 1e9:.3f} GB measured, {row['error']:+.1%}"
+    if "time_error" in row:
+        line += f"; {row['predicted_seconds']:.2f} predicted, {row['measured_seconds']:.2f} s a "
+        line += f"step measured, {row['time_error']:+.1%}"
+    return line
+
+
+def planned_again(earlier: dict[str, Any], chosen: list[Case]) -> list[dict[str, Any]]:
+    """Return kept rows with what the plan says today, after the calibration of that time."""
+    kept = {row["case"]: row for row in earlier["training"]}
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / FACTS).write_text(json.dumps(earlier["calibration"]))
+        for case in chosen:
+            row = kept[case.name]
+            measured = {key: row[key] for key in MEASURED if key in row}
+            rows.append(with_prediction(case, measured, home=Path(folder)))
+            print(in_words(rows[-1]), flush=True)
+    return rows
 
 
 def predicted(shape: Shape, settings: Settings, *, steps: int, home: Path) -> Plan:
@@ -270,7 +309,10 @@ def reported_buffers(path: Path, longest: int) -> Iterator[tuple[int, dict[str, 
 
 
 def summary(
-    training: list[dict[str, Any]], buffers: list[dict[str, Any]], rules: dict[str, int]
+    training: list[dict[str, Any]],
+    buffers: list[dict[str, Any]],
+    rules: dict[str, int],
+    calibration: dict[str, Any],
 ) -> dict[str, Any]:
     """Return everything, held against the aims."""
     errors = [abs(row["error"]) for row in training]
@@ -302,7 +344,17 @@ def summary(
         "training": training,
         "buffers": buffers,
         "accelerate_bytes": rules,
+        "calibration": calibration,
     }
+
+
+def with_earlier(
+    training: list[dict[str, Any]], earlier: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the rows, in the earlier ones' order, with those earlier ones that are not anew."""
+    anew = {row["case"]: row for row in training}
+    rows = [anew.pop(row["case"], row) for row in earlier]
+    return rows + list(anew.values())
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:
@@ -334,6 +386,9 @@ def main() -> None:
     parser.add_argument("--memory-only", action="store_true", help="measure no time")
     parser.add_argument("--quick", action="store_true", help="small cases on the starter")
     parser.add_argument("--only", default="", help="cases whose name has this in it")
+    parser.add_argument(
+        "--again", action="store_true", help="plan what was measured before once more"
+    )
     parser.add_argument("--draw", nargs=2, type=Path, metavar=("FIGURES", "PLOT"))
     options = parser.parse_args()
     if options.draw:
@@ -342,17 +397,35 @@ def main() -> None:
         return
     paths = models(quick=options.quick)
     chosen = list(cases(paths, quick=options.quick, only=options.only))
-    with tempfile.TemporaryDirectory() as folder:
-        if not options.memory_only:
-            for path in {case.path for case in chosen}:
-                in_own_process("llamune", "plan", str(path), "--calibrate", home=Path(folder))
-        training = [
-            training_row(case, home=Path(folder), timed=not options.memory_only) for case in chosen
-        ]
+    earlier = earlier_figures("plan") if options.only or options.again else {}
+    calibration = earlier.get("calibration")
+    if options.again:
+        training = planned_again(earlier, chosen)
+    else:
+        timed = not options.memory_only
+        training, calibration = measured_rows(chosen, timed=timed, calibration=calibration)
     sizes = {path: accelerate_bytes(path) for path in {case.path for case in chosen}}
     buffers = [row for model, path in paths.items() for row in buffer_rows(model, path)]
     rules = {case.name: sizes[case.path] for case in chosen}
-    print(json.dumps(summary(training, buffers, rules)))
+    training = with_earlier(training, earlier.get("training", []))
+    rules = {**earlier.get("accelerate_bytes", {}), **rules}
+    print(json.dumps(summary(training, buffers, rules, calibration)))
+
+
+def measured_rows(
+    chosen: list[Case], *, timed: bool, calibration: dict[str, Any] | None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the cases, measured and predicted, and the calibration, made where there is none."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        if calibration is not None:
+            (home / FACTS).write_text(json.dumps(calibration))
+        elif timed:
+            for path in {case.path for case in chosen}:
+                in_own_process("llamune", "plan", str(path), "--calibrate", home=home)
+        rows = [training_row(case, home=home, timed=timed) for case in chosen]
+        facts: dict[str, Any] = json.loads((home / FACTS).read_text())
+    return rows, facts
 
 
 if __name__ == "__main__":
