@@ -25,6 +25,7 @@ ADAM_STATES = 2  # first and second moment of each trained number
 # loss was, the pools of GPUs few
 HOLES = {"cpu": 0.4, "mps": 0.1, "cuda": 0.05}
 LOSS_HOLES = {"cpu": 0.2, "mps": 0.0, "cuda": 0.0}
+GRADIENT_HOLES = {"cpu": 0.6, "mps": 0.0, "cuda": 0.0}  # an adapter's lie between activations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,13 +177,16 @@ def holes(shape: Shape, settings: Settings, device: str) -> tuple[str, float, st
     """
     if settings.compiled:
         return "holes", 0, ""
-    share, of_loss = HOLES[device], LOSS_HOLES[device]
+    share, of_loss, of_gradients = HOLES[device], LOSS_HOLES[device], GRADIENT_HOLES[device]
     _, kept, _ = activations(shape, settings)
     _, loss, _ = loss_buffers(shape, settings)
     formula = f"{share:g} × activations, {kept:,.0f} bytes"
     if of_loss:
         formula += f" + {of_loss:g} × the loss, {loss:,} bytes"
-    return "holes", kept * share + loss * of_loss, formula
+    gradients = lora_parameters(shape, settings) * F32_BYTES if settings.is_adapter else 0
+    if of_gradients and gradients:
+        formula += f" + {of_gradients:g} × the gradients, {gradients:,} bytes"
+    return "holes", kept * share + loss * of_loss + gradients * of_gradients, formula
 
 
 def loss_buffers(shape: Shape, settings: Settings) -> tuple[str, float, str]:

@@ -40,6 +40,11 @@ ALL_LAYERS = Settings()
 # operations of attention take so many times as long as those of matrix products; on two cores in
 # f32, of 512 to 2,048 tokens and heads of 64 and 128, it was 1.7 to 3.1
 ATTENTION_COST = 2.0
+UNPACKINGS = {False: 2, True: 3}  # of a weight, by whether activations are recomputed
+# measured by `benchmarks/plan.py`: a compiled block beside a plain one, and moving a packed weight,
+# rounding included, beside AdamW's step of a number of an adapter
+COMPILED_SHARE = 0.75
+PACKED_UPDATES = {"factored": 0.5, "adamw8": 2.0}
 STEP_SECONDS = 0.02  # of an optimizer step, beside its arithmetic
 CALIBRATED_SPREAD = 0.15  # how far a run is from the calibration's forecast
 PREPARING_SECONDS = 10.0  # libraries, opening the model, the base's checksum
@@ -201,15 +206,19 @@ def calibrated_speed(shape: Shape, settings: Settings, work: Work, steps: StepSp
     length = min(work.mean_length, settings.length)
     mean_tokens = settings.micro_batch * length
     n_micro = work.micro_batches or max(work.steps, round(work.tokens / max(1.0, mean_tokens)))
-    starts = PASSES[settings.passes][0] / PASSES["lora"][0] * n_micro
+    starts = UNPACKINGS[settings.recompute] / UNPACKINGS[False] * n_micro
     as_measured = replace(ALL_LAYERS, rank=steps.rank)
     each = steps.block.each / block_work(shape, as_measured, steps.length)
     blocks = starts * steps.block.start + work.tokens * each * block_work(shape, settings, length)
     if settings.method == "dora":  # its norm of the whole weight unpacks that once more
         blocks += starts * steps.block.start / 2 + n_micro * each * dora_work(shape, settings)
+    if settings.compiled:
+        blocks *= COMPILED_SHARE
     trained = work.tokens * settings.trained_share
     rest = n_micro * steps.rest.start + trained * steps.rest.each
     updates = work.steps * trained_numbers(shape, settings) * steps.update
+    if settings.is_packed:
+        updates *= PACKED_UPDATES[settings.optimizer]
     seconds = shape.n_layer * blocks + rest + updates
     gflops = training_flops(shape, settings, work) / seconds / 1e9
     return Speed(
