@@ -10,7 +10,8 @@ __all__ = ["CACHE_TYPES", "cache_bytes", "compute_bytes", "running_memory"]
 CACHE_TYPES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32, "q5_0": 22 / 32, "q4_0": 18 / 32}
 CELLS_TOGETHER = 256  # llama.cpp rounds a sequence's cells up to this
 MICRO_BATCH = 512  # llama.cpp's default: tokens of a prompt that go through at once
-HIDDEN_STATES = 5.5  # live at the end of the graph, beside the logits; measured 5 to 6
+STATES_AT_OUTPUT = 5.5  # hidden states live at the end of the graph; measured 5 to 6
+STATES_IN_BLOCK = 7.0  # beside gate and up
 SERVER_BYTES = 60 << 20  # the program around the model
 
 
@@ -79,16 +80,24 @@ def cache_bytes(
 def compute_bytes(shape: Shape, *, context: int, micro_batch: int = MICRO_BATCH) -> tuple[int, str]:
     """Return the bytes of llama.cpp's compute buffer with flash attention, and how they come about.
 
-    Source: the buffers that llama.cpp reports (`benchmarks/plan.py` holds this against them):
-        the largest moment is the output matrix's, whose logits stand beside the attention mask
-        in f16 and a few hidden states.
+    Source: the buffers that llama.cpp reports (`benchmarks/plan.py` holds this against them): a
+        few hidden states stand beside the logits at the output matrix, or beside gate and up in a
+        block, whichever is more; and the attention masks in f16, one more where layers have a
+        window.
     """
-    widest = max(shape.n_vocab, 2 * shape.d_ff)
-    mask = 2 * micro_batch * rounded(context)
-    total = 4 * micro_batch * (widest + HIDDEN_STATES * shape.d_model) + mask
+    widest, states = max(
+        (shape.n_vocab, STATES_AT_OUTPUT),
+        (2 * shape.d_ff, STATES_IN_BLOCK),
+        key=lambda moment: moment[0] + moment[1] * shape.d_model,
+    )
+    cells = rounded(context)
+    if shape.n_window_layers and shape.sliding_window:
+        cells += min(cells, rounded(shape.sliding_window + MICRO_BATCH))
+    masks = 2 * micro_batch * cells
+    total = 4 * micro_batch * (widest + states * shape.d_model) + masks
     formula = (
-        f"{micro_batch} tokens × 4 bytes × ({widest:,} + {HIDDEN_STATES:g} × {shape.d_model:,}) "
-        f"+ mask {mask:,} bytes"
+        f"{micro_batch} tokens × 4 bytes × ({widest:,} + {states:g} × {shape.d_model:,}) "
+        f"+ masks {masks:,} bytes"
     )
     return int(total), formula
 
