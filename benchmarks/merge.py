@@ -43,7 +43,7 @@ from llamune.jobs import make_importance
 from llamune.text import tokenizer_of
 
 TYPES = ("q4_0", "q4_k_m", "q3_k_m", "q2_k")
-IMPORTANCE_TOKENS = 4096  # as many as compensation reads
+IMPORTANCE_TOKENS = 8192  # as many as compensation reads
 
 
 def main() -> None:

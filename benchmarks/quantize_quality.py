@@ -6,7 +6,7 @@
 The wide starter, written at each file type by ggml's rounding, by ggml's rounding with an
 importance matrix, and by compensated rounding; and with the types chosen for the least predicted
 loss within the same size (`--fit`), compensated as well. Calibration and importance matrix see the
-same number of tokens of English technical prose, a quarter of it the general text that ships. KL
+same number of tokens of English technical prose, an eighth of it the general text that ships. KL
 and loss are llama.cpp's, on held-out prose, on general text, and on a licence, which neither has
 seen anything like. With `--keep`, rows are kept as they come and not measured again.
 """

@@ -39,7 +39,7 @@ __all__ = [
     "wanted_tokens",
 ]
 
-FEWEST_TOKENS = 4096
+FEWEST_TOKENS = 8192
 TOKENS_PER_COLUMN = 4  # of the model's width: fewer say little of each input's second moments
 GENERAL_SHARE = 0.125  # of the tokens; more costs the domain: `benchmarks/general_share.py`
 KEPT_SECONDS = 7 * 86_400  # how long a stopped pass can be taken up again
