@@ -67,6 +67,7 @@ def show(proof: Proof) -> None:
     table.add_row("  same likeliest token", f"{proof.served.top1:.1%}", "")
     table.add_row("  largest KL", f"{proof.served.max_kl:.1e}", "")
     table.add_row("llama.cpp against itself", kl(proof.floor), "")
+    table.add_row("torch with inputs rounded so", kl(proof.rounding), "")
     if proof.effect is not None:
         table.add_row(
             "effect of the adapter", kl(proof.effect), f"at least {proof.least_effect:.1e}"

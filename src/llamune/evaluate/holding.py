@@ -123,7 +123,7 @@ def compare_served(
     adapter: Path | None,
     n_threads: int | None,
 ) -> dict[str, Any]:
-    """Return the agreements of the whole file: `served`, `floor` and `effect`.
+    """Return the agreements of the whole file: `served`, `floor`, `rounding` and `effect`.
 
     Args:
         paths: the GGUF file, or its shards.
@@ -141,7 +141,7 @@ def compare_served(
             paths, sequences, adapters=adapters, n_batch=n_batch, n_threads=n_threads
         )
 
-    served, floor, effect = Tally(), Tally(), Tally()
+    served, floor, rounding, effect = Tally(), Tally(), Tally(), Tally()
     bare = run(n_batch=SERVED_BATCH, adapters=[]) if attached else None
     # one sequence at a time: the distributions of all of them would take gigabytes
     for ids, theirs, other in zip(
@@ -150,12 +150,15 @@ def compare_served(
         run(n_batch=OTHER_BATCH, adapters=attached),
         strict=True,
     ):
-        served.add(ours(ids), theirs)
+        found = ours(ids)
+        served.add(found, theirs)
+        rounding.add(found, ours(ids, rounded_inputs=True))
         floor.add(theirs, other)
         if bare is not None:
             effect.add(next(bare), theirs)
     return {
         "served": served.result(),
         "floor": floor.result(),
+        "rounding": rounding.result(),
         "effect": effect.result() if attached else None,
     }

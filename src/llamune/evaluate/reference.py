@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,7 +23,19 @@ __all__ = [
     "torch_reference",
 ]
 
-Reference = Callable[[Sequence[int]], "npt.NDArray[np.float32]"]
+
+class Reference(Protocol):
+    """Runs a sequence of token ids through the trainer's model."""
+
+    def __call__(
+        self, ids: Sequence[int], *, rounded_inputs: bool = False
+    ) -> npt.NDArray[np.float32]:
+        """Return float32 logits (n_tokens, n_vocab).
+
+        Args:
+            ids: the sequence.
+            rounded_inputs: round what each packed layer multiplies as llama.cpp does.
+        """
 
 
 class ReferenceOf(Protocol):
@@ -36,7 +48,7 @@ class ReferenceOf(Protocol):
 def torch_reference(
     file: ModelFile, adapter: Path | None, *, rounded_gelu: bool = False
 ) -> Reference:
-    """Return a function from token ids to float32 logits (n_tokens, n_vocab).
+    """Return what runs sequences through a model.
 
     Args:
         file: the model; must stay open while the function is used.
@@ -72,11 +84,12 @@ def logits_of(model: Any, *, rounded_gelu: bool = False) -> Reference:
     """Return a function that runs one sequence through a torch model."""
     import torch
 
-    from llamune.nn import coarse_gelu
+    from llamune.nn import coarse_gelu, coarse_inputs
 
-    def logits(ids: Sequence[int]) -> npt.NDArray[np.float32]:
+    def logits(ids: Sequence[int], *, rounded_inputs: bool = False) -> npt.NDArray[np.float32]:
         gelu = coarse_gelu(model) if rounded_gelu else nullcontext()
-        with torch.inference_mode(), gelu:
+        inputs = coarse_inputs(model) if rounded_inputs else nullcontext()
+        with torch.inference_mode(), gelu, inputs:
             found = model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0]
         return found.float().cpu().numpy()  # type: ignore[no-any-return]  # torch gives Any
 

@@ -260,7 +260,7 @@ def proof_lines(record: RunRecord, words: Catalogue) -> list[str]:
     ]
     rows += [
         (words(f"proof-{key}"), f"{agreement['mean_kl']:.2e}")
-        for key in ("exact", "served", "floor", "effect")
+        for key in ("exact", "served", "floor", "rounding", "effect")
         if (agreement := proof.get(key))
     ]
     if served := proof.get("served"):

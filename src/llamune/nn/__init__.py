@@ -16,7 +16,7 @@ from llamune.nn.loss import fused_loss
 from llamune.nn.noise import uniform
 from llamune.nn.packed import PackedEmbedding, PackedLinear, from_pairs, to_pairs
 from llamune.nn.repack import KEEP_TYPES, repack, require_keep_type, rounding_variance, steps_of
-from llamune.nn.served import coarse_gelu
+from llamune.nn.served import coarse_gelu, coarse_inputs
 from llamune.nn.shards import part_of, process_mesh, whole
 from llamune.nn.trained import TrainedLinear, train_packed
 from llamune.nn.trained_table import TrainedTable, train_tables
@@ -37,6 +37,7 @@ __all__ = [
     "can_compile",
     "choose_compute",
     "coarse_gelu",
+    "coarse_inputs",
     "compile_layers",
     "from_pairs",
     "fused_loss",

@@ -8,7 +8,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["coarse_gelu"]
+from llamune.nn.packed import PackedLinear
+
+__all__ = ["coarse_gelu", "coarse_inputs"]
+
+BLOCK, LARGE_BLOCK = 32, 256
+LEVELS = 127
+IN_BLOCKS = {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "MXFP4"}
+AS_FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class TableGelu(nn.Module):
@@ -47,3 +54,53 @@ def coarse_gelu(model: nn.Module) -> Iterator[None]:
     finally:
         for module, activation in changed:
             module.act_fn = activation
+
+
+@contextmanager
+def coarse_inputs(model: nn.Module) -> Iterator[None]:
+    """Let packed layers multiply inputs rounded as llama.cpp's CPU code does while the block runs.
+
+    It multiplies integers: inputs are brought to 8 bits first, in blocks that suit the weights'.
+    """
+    hooks = [
+        layer.register_forward_pre_hook(rounds_input)
+        for layer in model.modules()
+        if isinstance(layer, PackedLinear)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def rounds_input(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return a packed layer's inputs with the first one rounded."""
+    x, *others = inputs
+    return (rounded_input(x, str(layer.kind)), *others)
+
+
+def rounded_input(x: Tensor, kind: str) -> Tensor:
+    """Return what is multiplied with weights of a type, in the type of x.
+
+    Source: `vec_dot_type` of each type in ggml-cpu, and ggml's `quantize_row_q8_0_ref` and
+        `quantize_row_q8_K_ref`.
+    """
+    if kind == "F32":
+        return x
+    if kind in AS_FLOATS:
+        return x.to(AS_FLOATS[kind]).to(x.dtype)
+    if kind in IN_BLOCKS:
+        blocks = x.float().reshape(-1, BLOCK)
+        step = blocks.abs().amax(-1, keepdim=True) / LEVELS
+        rounded = (blocks * per(step)).round() * step.half()
+    else:
+        blocks = x.float().reshape(-1, LARGE_BLOCK)
+        steps_each = -LEVELS * per(blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)))
+        rounded = (blocks * steps_each).round() * per(steps_each)
+    return rounded.view(x.shape).to(x.dtype)
+
+
+def per(step: Tensor) -> Tensor:
+    """Return 1 / step, 0 where the step is 0."""
+    return torch.where(step == 0, torch.zeros_like(step), 1 / step)
