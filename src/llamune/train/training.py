@@ -16,7 +16,7 @@ from llamune.train import checkpoints
 from llamune.train.batches import Example, batch_order, largest_micro_batch
 from llamune.train.errors import OutOfMemory, TrainError
 from llamune.train.events import AdapterWritten, OnEvent, Said, Sampled, TrainingStarted
-from llamune.train.memory import PeakMemory
+from llamune.train.memory import PeakMemory, return_large
 from llamune.train.progress import PROGRESS, Progress
 from llamune.train.quiet import quiet
 from llamune.train.signals import StopRequest
@@ -158,6 +158,7 @@ def prepare(
     if recipe.recompute:
         base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         base.gradient_checkpointing_enable({"use_reentrant": False})
+    return_large()
     settings = arguments(recipe, folder=run.folder, on_cpu=model.device.type == "cpu")
     lengths = [len(record.ids) for record in training]
     order = batch_order(
