@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 from benchmarks._measure import commit, instruction_set, processor
 
-from llamune.cli._main import SPINS, others_run
+from llamune.cli._main import KERNELS_KEPT, SPINS, others_run
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -57,7 +57,9 @@ def run(name: str, options: list[str]) -> bool:
     """Run one script, its output as it comes, and keep its figures."""
     print(f"== {name}", flush=True)
     command = [sys.executable, "-m", f"benchmarks.{name}", *options]
-    as_in_the_program = {"GOMP_SPINCOUNT": SPINS} if others_run() else {}
+    as_in_the_program = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": KERNELS_KEPT}
+    if others_run():
+        as_in_the_program["GOMP_SPINCOUNT"] = SPINS
     process = subprocess.Popen(
         command,
         cwd=HERE.parent,

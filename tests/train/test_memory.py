@@ -29,7 +29,7 @@ def test_what_is_free_between_pieces_in_use_goes_back() -> None:
 def test_large_pieces_go_back_as_soon_as_they_are_freed() -> None:
     if not hasattr(ctypes.CDLL(None), "mallopt"):
         pytest.skip("this C library has no mallopt")
-    return_large()
+    return_large(512)
     kept = []
     for _ in range(3):  # glibc would by itself keep what it has seen freed once
         pieces = []

@@ -42,6 +42,9 @@ EXTRAS = {
 COMPLETION = "_LLAMUNE_COMPLETE"
 """set by the shell when it wants to know how a word could go on"""
 
+# oneDNN's compiled matrix products: each length of a batch has its own, and the thousand that it
+# keeps by itself are a quarter of a gigabyte
+KERNELS_KEPT = "128"
 SPINS = "1000"
 """how often a thread of libgomp looks whether it may go on before it sleeps, on a busy machine
 
@@ -115,6 +118,7 @@ def main() -> None:
         _screen.mute()
     if "GOMP_SPINCOUNT" not in os.environ and others_run():
         os.environ["GOMP_SPINCOUNT"] = SPINS  # read when torch or llama.cpp is loaded
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS_KEPT)  # read as above
     sys.exit(run(sys.argv[1:]))
 
 

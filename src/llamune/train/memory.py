@@ -21,7 +21,8 @@ CLEAR_REFS = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"  # see proc(5)
 SECONDS_BETWEEN_LOOKS = 0.05
 M_MMAP_THRESHOLD = -3  # mallopt(3)
-LARGE_BYTES = 16 << 20
+WIDE = 2048
+LARGE_BYTES, LARGE_BYTES_OF_WIDE = 16 << 20, 1 << 20
 
 
 def resident_bytes() -> int:
@@ -80,16 +81,20 @@ class PeakMemory:
             self.highest_bytes = max(self.highest_bytes, resident_bytes())
 
 
-def return_large() -> None:
-    """Have glibc give pieces of 16 MB and more back as soon as they are freed (mallopt(3)).
+def return_large(d_model: int) -> None:
+    """Have glibc give large pieces of memory back as soon as they are freed (mallopt(3)).
 
     Left alone it takes ever larger ones from its heap, which keeps the holes where they were: a
-    recomputed step of a 9B model's shapes took 14.9 GB with them. Small pieces stay in the heap,
-    where new pages would cost more time than what is done with them.
+    recomputed step of a 9B model's shapes took 14.9 GB with them, 11.4 GB without. New pages cost
+    time. The wider a model, the less of it is theirs: what is computed for a page grows with the
+    width. On a narrow one only pieces of 16 MB and more go back.
+
+    Args:
+        d_model: width of the model.
     """
     choose = of_glibc("mallopt")
     if choose is not None:
-        choose(M_MMAP_THRESHOLD, LARGE_BYTES)
+        choose(M_MMAP_THRESHOLD, LARGE_BYTES if d_model < WIDE else LARGE_BYTES_OF_WIDE)
 
 
 def return_free() -> None:

@@ -158,7 +158,7 @@ def prepare(
     if recipe.recompute:
         base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         base.gradient_checkpointing_enable({"use_reentrant": False})
-    return_large()
+    return_large(int(model.config.get_text_config().hidden_size))
     settings = arguments(recipe, folder=run.folder, on_cpu=model.device.type == "cpu")
     lengths = [len(record.ids) for record in training]
     order = batch_order(
