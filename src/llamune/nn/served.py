@@ -8,13 +8,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from llamune.gguf import quant_type
 from llamune.nn.packed import PackedLinear
 
 __all__ = ["coarse_gelu", "coarse_inputs"]
 
 BLOCK, LARGE_BLOCK = 32, 256
 LEVELS = 127
-IN_BLOCKS = {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "MXFP4"}
 AS_FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -90,7 +90,7 @@ def rounded_input(x: Tensor, kind: str) -> Tensor:
         return x
     if kind in AS_FLOATS:
         return x.to(AS_FLOATS[kind]).to(x.dtype)
-    if kind in IN_BLOCKS:
+    if quant_type(kind).block_size < LARGE_BLOCK:
         blocks = x.float().reshape(-1, BLOCK)
         step = blocks.abs().amax(-1, keepdim=True) / LEVELS
         rounded = (blocks * per(step)).round() * step.half()
