@@ -38,7 +38,7 @@ def served_quality(figures: Figures) -> str:
             for result in ("adapter", "merged")
             for way in ("packed", "16-bit", "nf4")
         ]
-        + [interval(made_up) if (made_up := found[kind, "packed"].get("compensated")) else "–"]
+        + [interval(found[kind, "packed"]["compensated"])]
         for kind, loss in base.items()
     ]
     return (

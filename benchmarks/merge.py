@@ -40,10 +40,10 @@ from llamune.convert import file_type, plan_quantize, quantize, read_importance
 from llamune.engine import AdapterFile
 from llamune.gguf import ModelFile, QuantType, floats_to_rows
 from llamune.jobs import make_importance
+from llamune.jobs.calibrating import FEWEST_TOKENS  # what compensation reads here
 from llamune.text import tokenizer_of
 
 TYPES = ("q4_0", "q4_k_m", "q3_k_m", "q2_k")
-IMPORTANCE_TOKENS = 8192  # as many as compensation reads
 
 
 def main() -> None:
@@ -134,7 +134,7 @@ def at_q8_0(base: Path, adapter: Path, out: Path, _: Path) -> None:
 def by_importance(base: Path, adapter: Path, out: Path, data: Path) -> None:
     """Merge into the base's own types by ggml's rounding, weighted by an importance matrix."""
     matrix = out.with_suffix(".imatrix.gguf")
-    make_importance(str(base), [data], matrix, n_tokens=IMPORTANCE_TOKENS, replace=True)
+    make_importance(str(base), [data], matrix, n_tokens=FEWEST_TOKENS, replace=True)
     weights = read_importance(matrix).weights
 
     def weighted(name: str, rows: np.ndarray, kind: QuantType) -> np.ndarray:

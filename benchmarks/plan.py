@@ -227,7 +227,7 @@ def planned_again(earlier: dict[str, Any], chosen: list[Case]) -> list[dict[str,
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / FACTS).write_text(json.dumps(earlier["calibration"]))
-        for case in chosen:
+        for case in (case for case in chosen if case.name in kept):
             row = kept[case.name]
             measured = {key: row[key] for key in MEASURED if key in row}
             rows.append(with_prediction(case, measured, home=Path(folder)))
