@@ -40,7 +40,7 @@ ALL_LAYERS = Settings()
 # operations of attention take so many times as long as those of matrix products; on two cores in
 # f32, of 512 to 2,048 tokens and heads of 64 and 128, it was 1.7 to 3.1
 ATTENTION_COST = 2.0
-UNPACKINGS = {False: 2, True: 3}  # of a weight, by whether activations are recomputed
+RECOMPUTED_STARTS = 1.5  # weights are unpacked forward, backward, and then once more
 # measured by `benchmarks/plan.py`: a compiled block beside a plain one, and moving a packed weight,
 # rounding included, beside AdamW's step of a number of an adapter
 COMPILED_SHARE = 0.75
@@ -206,7 +206,7 @@ def calibrated_speed(shape: Shape, settings: Settings, work: Work, steps: StepSp
     length = min(work.mean_length, settings.length)
     mean_tokens = settings.micro_batch * length
     n_micro = work.micro_batches or max(work.steps, round(work.tokens / max(1.0, mean_tokens)))
-    starts = UNPACKINGS[settings.recompute] / UNPACKINGS[False] * n_micro
+    starts = n_micro * (RECOMPUTED_STARTS if settings.recompute else 1.0)
     as_measured = replace(ALL_LAYERS, rank=steps.rank)
     each = steps.block.each / block_work(shape, as_measured, steps.length)
     blocks = starts * steps.block.start + work.tokens * each * block_work(shape, settings, length)
