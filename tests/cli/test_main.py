@@ -116,6 +116,7 @@ def test_threads_that_wait_soon_leave_the_core_where_others_want_it(
     monkeypatch.setenv("GOMP_SPINCOUNT", asked or "")  # put back afterwards in either case
     if asked is None:
         monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
     load = tmp_path / "loadavg"
     load.write_text(f"0.20 0.18 0.12 {running} 11206\n")
     monkeypatch.setattr(_main, "RUNNING", load)
@@ -123,3 +124,13 @@ def test_threads_that_wait_soon_leave_the_core_where_others_want_it(
     with pytest.raises(SystemExit):
         _main.main()
     assert os.environ.get("GOMP_SPINCOUNT") == found
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"  # what was asked for stays
+
+
+def test_few_compiled_products_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "")  # put back afterwards
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    monkeypatch.setattr(sys, "argv", ["llamune", "--version"])
+    with pytest.raises(SystemExit):
+        _main.main()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == _main.KERNELS_KEPT

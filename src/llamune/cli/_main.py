@@ -42,9 +42,13 @@ EXTRAS = {
 COMPLETION = "_LLAMUNE_COMPLETE"
 """set by the shell when it wants to know how a word could go on"""
 
-# oneDNN's compiled matrix products: each length of a batch has its own, and the thousand that it
-# keeps by itself are a quarter of a gigabyte
 KERNELS_KEPT = "128"
+"""how many compiled matrix products oneDNN keeps
+
+Each length of a batch has its own: with oneDNN's own 1,024, a LoRA step of the starter in bf16 held
+17 MB more than the one before.
+"""
+
 SPINS = "1000"
 """how often a thread of libgomp looks whether it may go on before it sleeps, on a busy machine
 
