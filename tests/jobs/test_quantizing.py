@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +98,27 @@ def test_an_importance_matrix_is_one_that_the_quantizer_takes(
         plan = plan_quantize(file, file_type("q2_k_s"), importance=importance)
         quantize(plan, tmp_path / "small.gguf")
     assert (tmp_path / "small.gguf").stat().st_size == plan.nbytes
+
+
+@pytest.mark.skipif(
+    shutil.which("llama-quantize") is None,
+    reason="llama.cpp's own quantizer, llama-quantize, is not on the PATH",
+)
+@pytest.mark.parametrize("kind", ["q4_k_m", "iq2_xs"])
+def test_llama_quantize_makes_the_same_blocks_from_the_matrix(
+    kind: str, model: Path, data: Path, tmp_path: Path
+) -> None:
+    matrix, theirs, ours = (tmp_path / name for name in ("matrix.gguf", "theirs.gguf", "ours.gguf"))
+    assert run(["imatrix", str(model), "-o", str(matrix), "--data", str(data)]) == 0
+    judge = ["llama-quantize", "--imatrix", str(matrix), str(model), str(theirs), kind, "1"]
+    subprocess.run(judge, check=True, capture_output=True)
+    command = ["quantize", str(model), str(ours), "--type", kind, "--imatrix", str(matrix)]
+    assert run(command) == 0
+    blocks = [
+        {one.name: (one.tensor_type, one.data.tobytes()) for one in gguf.GGUFReader(path).tensors}
+        for path in (theirs, ours)
+    ]
+    assert blocks[0] == blocks[1]
 
 
 def test_the_general_text_alone_will_do(model: Path, tmp_path: Path) -> None:
