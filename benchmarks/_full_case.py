@@ -117,7 +117,7 @@ def train_case(
     way = WAYS[name]
     asked = {
         "base": str(path), "name": f"{name}-{seed}", "data": "none", "steps": steps, "batch": BATCH,
-        "learning_rate": way.rate * factor, "seed": seed, "evaluations": 8, "patience": 0,
+        "learning_rate": way.rate * factor, "seed": seed, "evaluations": 4, "patience": 0,
         "micro_batch": BATCH, "max_length": length, "checkpoint_minutes": 1e9, **way.choices,
     }  # fmt: skip
     with ModelFile.open(path) as base:

@@ -158,7 +158,11 @@ class Kept:
 
     def has(self, **key: Any) -> bool:
         """Whether there is a row with these values."""
-        return any(all(row[name] == value for name, value in key.items()) for row in self.rows)
+        return any(matches(row, key) for row in self.rows)
+
+    def row(self, **key: Any) -> dict[str, Any]:
+        """Return the first row with these values."""
+        return next(row for row in self.rows if matches(row, key))
 
     def add(self, row: dict[str, Any]) -> None:
         """Keep a row and print it."""
@@ -167,6 +171,11 @@ class Kept:
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(row) + "\n")
+
+
+def matches(row: dict[str, Any], key: dict[str, Any]) -> bool:
+    """Whether a row has all values of a key."""
+    return all(row[name] == value for name, value in key.items())
 
 
 def merge_options(description: str, *, seeds: Sequence[int]) -> argparse.ArgumentParser:

@@ -15,7 +15,8 @@ those ways train the wide starter, and are held against dense training of it.) `
 the default way and dense on a run ten times as long. `served`: the wide starter trained in Q8_0,
 its loss in llama.cpp at Q8_0, and brought to Q4_K_M and Q4_0 by rounding to nearest and by
 compensated rounding. `nine`: one real step on a model with gemma2:9b's shapes and random weights,
-the process's own memory limited to 16 GB. Each training runs in a process of its own.
+the process's own memory limited to 16 GB. Each training runs in a process of its own. With
+`--keep`, trainings of `quality` and `long` are kept as they end and not done again.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from typing import Any
 from benchmarks._full_case import BATCH, WAYS, prose_records, train_case
 from benchmarks._measure import earlier_figures, measured_on, trial
 from benchmarks._nine import one_step, write_model
+from benchmarks._rounding import Kept
 
 PARTS = ("quality", "long", "served", "nine")
 FACTORS = (1.0, 4.0, 16.0)
@@ -59,6 +61,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=FULL_DEPTH, help="of the 9B shape")
     parser.add_argument("--base-type", default="Q8_0", help="of the 9B shape")
     parser.add_argument("--length", type=int, default=512, help="tokens of the 9B shape's step")
+    parser.add_argument("--keep", type=Path, help="file of trainings, not done again")
     parser.add_argument("--be", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.be:
@@ -131,15 +134,22 @@ def case_figures(**case: Any) -> dict[str, Any]:
     return found
 
 
-def forgotten(**case: Any) -> dict[str, Any]:
-    """Do one training, and delete what it left: checkpoints and result are gigabytes."""
-    found = case_figures(**case)
-    shutil.rmtree(found.pop("run_folder"))
-    return found
+def kept_figures(kept: Kept, **case: Any) -> dict[str, Any]:
+    """Return the figures of a training that is kept, or do it and delete what it left.
+
+    Checkpoints and result are gigabytes.
+    """
+    key = {"way": case["name"], **{name: case[name] for name in ("factor", "seed", "steps")}}
+    if not kept.has(**key):
+        found = trial("full", "--be", json.dumps(case))
+        shutil.rmtree(found.pop("run_folder"))
+        kept.add({**found, "factor": case["factor"], **measured_on()})
+    return kept.row(**key)
 
 
 def quality(ways: Sequence[str], chosen: Any, *, steps: int) -> dict[str, Any]:
     """Search each way's rate with the first seed, then train with the others."""
+    kept = Kept(chosen.keep)
     cases: list[dict[str, Any]] = []
     means: list[dict[str, Any]] = []
     for name in ways:
@@ -148,10 +158,14 @@ def quality(ways: Sequence[str], chosen: Any, *, steps: int) -> dict[str, Any]:
             "part": "train", "name": name, "path": str(path), "steps": steps,
             "threads": chosen.threads,
         }  # fmt: skip
-        tried = {factor: forgotten(**shared, factor=factor, seed=0) for factor in chosen.factors}
+        tried = {
+            factor: kept_figures(kept, **shared, factor=factor, seed=0) for factor in chosen.factors
+        }
         best = min(tried, key=lambda factor: tried[factor]["loss_after"])
         seeds = [tried[best]]
-        seeds += [forgotten(**shared, factor=best, seed=seed) for seed in range(1, chosen.seeds)]
+        seeds += [
+            kept_figures(kept, **shared, factor=best, seed=seed) for seed in range(1, chosen.seeds)
+        ]
         cases += [*tried.values(), *seeds[1:]]
         means.append({**mean_of(name, seeds), "steps": steps})
     return {"cases": cases, "means": means, "against_dense": against_dense(means)}
