@@ -59,9 +59,11 @@ class Replaced:
     chunks: Callable[[], Iterator[Bytes]]
 
 
-def row_slices(n_rows: int, n_columns: int) -> Iterator[tuple[int, int]]:
+def row_slices(
+    n_rows: int, n_columns: int, *, n_elements: int = SLICE_ELEMENTS
+) -> Iterator[tuple[int, int]]:
     """Yield (start, stop) of slices of rows that stay in a processor's cache."""
-    size = max(1, SLICE_ELEMENTS // n_columns)
+    size = max(1, n_elements // n_columns)
     for start in range(0, n_rows, size):
         yield start, min(start + size, n_rows)
 

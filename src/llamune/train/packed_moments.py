@@ -23,6 +23,8 @@ FORGETTING_POWER = 0.8  # the share of the past is 1 - step ** -0.8
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # torch's AdamW
 BLOCK_SIZES = (256, 128, 64, 32)  # 8-bit numbers a scale
 FIRST_LEVELS, SECOND_LEVELS = 127, 255
+SMALLEST_SCALE = 1e-28  # over 255⁴ it is still a normal number
+SLICE_ELEMENTS = 1 << 18  # forty passes over some arrays of it: they stay in a core's own cache
 
 
 class Moments(Protocol):
@@ -120,7 +122,7 @@ class EightBit:
 
     def direction(self, gradient: Tensor, *, step: int, key: tuple[int, ...]) -> Tensor:
         """Return the first moment over the root of the second, both without their start's bias."""
-        for start, stop in row_slices(*gradient.shape):
+        for start, stop in row_slices(*gradient.shape, n_elements=SLICE_ELEMENTS):
             part = gradient[start:stop].view(stop - start, -1, self.block)
             rows = slice(start, stop)
             noise = uniform(
@@ -128,44 +130,41 @@ class EightBit:
             )
             noise = noise.view(part.shape)
             first = self.first_moment(rows, part.shape).lerp_(part, 1 - BETA_1)
-            second = self.second_moment(rows, part.shape).lerp_(part.square(), 1 - BETA_2)
+            second = self.second_moment(rows, part.shape).lerp_(part.square_(), 1 - BETA_2)
             self.keep_first(rows, first, noise)
             self.keep_second(rows, second, noise)
             root = second.div_(1 - BETA_2**step).sqrt_().add_(EPSILON)
-            torch.div(first, (1 - BETA_1**step) * root, out=part)
+            torch.div(first.div_(1 - BETA_1**step), root, out=part)
         return gradient
 
     def first_moment(self, rows: slice, shape: torch.Size) -> Tensor:
         """Return the mean gradient, (rows, blocks, block)."""
         level = self.first[rows].view(shape).float()
-        return level * level.abs() * (self.first_scales[rows].unsqueeze(2) / FIRST_LEVELS**2)
+        return level.mul_(level.abs()).mul_(self.first_scales[rows].unsqueeze(2) / FIRST_LEVELS**2)
 
     def second_moment(self, rows: slice, shape: torch.Size) -> Tensor:
         """Return the mean square, (rows, blocks, block)."""
         level = self.second[rows].view(shape).float().square_().square_()
-        return level * (self.second_scales[rows].unsqueeze(2) / SECOND_LEVELS**4)
+        return level.mul_(self.second_scales[rows].unsqueeze(2) / SECOND_LEVELS**4)
 
     def keep_first(self, rows: slice, values: Tensor, noise: Tensor) -> None:
         """Store the mean gradient: sign and root, rounded so that the mean is the value."""
         sizes = values.abs()
-        scales = sizes.amax(dim=2)
-        self.first_scales[rows] = scales
-        level = (sizes / scales.clamp(min=SMALLEST_SQUARE).unsqueeze(2)).sqrt_().mul_(FIRST_LEVELS)
-        below = level.floor()
-        chance = (level.square() - below.square()) / (2 * below + 1)
-        rounded = (below + (noise < chance)).clamp_(max=FIRST_LEVELS) * values.sign()
-        self.first[rows] = rounded.to(torch.int8).flatten(1)
+        self.first_scales[rows] = sizes.amax(dim=2)
+        square = sizes.div_(units(self.first_scales[rows], FIRST_LEVELS**2))
+        below = square.sqrt().floor_()
+        border = torch.add(below, noise, alpha=2).mul_(below).add_(noise)  # b² + noise (2 b + 1)
+        level = below.add_(square.gt_(border)).clamp_(max=FIRST_LEVELS)
+        self.first[rows] = level.copysign_(values).to(torch.int8).flatten(1)
 
     def keep_second(self, rows: slice, values: Tensor, noise: Tensor) -> None:
         """Store the mean square: its fourth root, and never 0, by which a step would be divided."""
-        scales = values.amax(dim=2)
-        self.second_scales[rows] = scales
-        share = values / scales.clamp(min=SMALLEST_SQUARE).unsqueeze(2)
-        level = share.sqrt_().sqrt_().mul_(SECOND_LEVELS)
-        below = level.floor()
-        low, high, here = (one.square().square_() for one in (below, below + 1, level))
-        rounded = below + (noise < here.sub_(low).div_(high.sub_(low)))
-        self.second[rows] = rounded.clamp_(1, SECOND_LEVELS).to(torch.uint8).flatten(1)
+        self.second_scales[rows] = values.amax(dim=2)
+        power = values / units(self.second_scales[rows], SECOND_LEVELS**4)
+        below = power.sqrt().sqrt_().floor_()
+        border = below.square().square_().lerp_((below + 1).square_().square_(), noise)
+        level = below.add_(power.gt_(border)).clamp_(1, SECOND_LEVELS)
+        self.second[rows] = level.to(torch.uint8).flatten(1)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return levels and scales."""
@@ -175,3 +174,8 @@ class EightBit:
             "first_scales": self.first_scales,
             "second_scales": self.second_scales,
         }
+
+
+def units(scales: Tensor, levels: int) -> Tensor:
+    """Return what the largest numbers of blocks are divided by to be a number of levels."""
+    return scales.clamp(min=SMALLEST_SCALE).div_(levels).unsqueeze(2)
