@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from benchmarks._rounding_tables import WAYS
+from benchmarks._training_tables import weights_and_optimizer
 from matplotlib import pyplot as plt
 
 HERE = Path(__file__).resolve().parent
@@ -22,23 +24,32 @@ FIGURES = HERE.parent / "docs" / "figures"
 MARKERS = {
     "beside": "*", "nearest": "v", "importance": "s", "compensated": "o", "q8_0": "D", "fit": "P"
 }  # fmt: skip
-COLOURS = ("#1b6ca8", "#c8553d", "#2e7d5b", "#7b4ea3", "#8a6d1d")
+TRAINED_ON = {
+    "packed": "trained on the packed base it is served with",
+    "16-bit": "trained on the 16-bit reference",
+    "nf4": "trained on an NF4-like rounding",
+}
+APART = 0.12  # of points that belong together
+COLOURS = ("#1b6ca8", "#c8553d", "#2e7d5b", "#7b4ea3", "#8a6d1d", "#555")
 
 
 def main() -> None:
     """Draw what there are results for."""
     mpl.rcParams.update({"svg.hashsalt": "llamune", "svg.fonttype": "none", "font.size": 9})
     FIGURES.mkdir(parents=True, exist_ok=True)
-    for draw in (merge, quantize_quality):
+    for draw in (merge, quantize_quality, served_quality, full):
         for path in sorted(RESULTS.glob(f"{draw.__name__}-*.json"))[-1:]:
             draw(json.loads(path.read_text(encoding="utf-8"))["figures"])
             print(path.name)
 
 
 def save(figure: Any, name: str) -> None:
-    """Write a figure, the same bytes for the same numbers."""
-    figure.savefig(FIGURES / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
+    """Write a figure, the same bytes for the same numbers, and no line that ends in blanks."""
+    path = FIGURES / f"{name}.svg"
+    figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
     plt.close(figure)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("".join(f"{line.rstrip()}\n" for line in lines), encoding="utf-8")
 
 
 def merge(figures: dict[str, Any]) -> None:
@@ -102,6 +113,78 @@ def quantize_quality(figures: dict[str, Any]) -> None:
     panes[0].set_ylabel("KL from the F32 model, nats a token")
     legend(panes[1], types, list(dict.fromkeys(row["way"] for row in rows)))
     save(figure, "quantize_quality")
+
+
+def served_quality(figures: dict[str, Any]) -> None:
+    """Draw the loss as served, a pane a base type: the adapter beside it, and merged."""
+    bases = figures["bases"]
+    figure, panes = plt.subplots(1, len(bases), figsize=(8, 4), layout="constrained")
+    for axes, base in zip(panes, bases, strict=True):
+        axes.axhline(base["loss"]["mean"], color="#888", linestyle=":", label="the base itself")
+        ways = [one for one in figures["ways"] if one["base"] == base["base"]]
+        for number, way in enumerate(ways):
+            colour = COLOURS[number]
+            label = TRAINED_ON[way["trained_on"]]
+            shift = (number - 1) * APART
+            with_interval(axes, shift, way["adapter"], color=colour, label=label)
+            with_interval(axes, 1 + shift, way["merged"], color=colour)
+            if "compensated" in way:
+                label = "the same, merged with compensation"
+                place = 1 + 2 * APART
+                with_interval(axes, place, way["compensated"], color=colour, label=label, fmt="s")
+        axes.set_xticks([0, 1], ["adapter", "merged"])
+        axes.set_title(base["base"].upper(), fontsize=9)
+        axes.grid(axis="y", alpha=0.25)
+    panes[0].set_ylabel("held-out loss as served, nats a token")
+    handles, labels = panes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", fontsize=8)
+    save(figure, "served_quality")
+
+
+def with_interval(axes: Any, place: float, value: dict[str, float], **look: Any) -> None:
+    """Draw a mean and its interval."""
+    below, above = value["mean"] - value["low"], value["high"] - value["mean"]
+    look = {"fmt": "o", "capsize": 3, **look}
+    axes.errorbar(place, value["mean"], yerr=[[below], [above]], **look)
+
+
+def full(figures: dict[str, Any]) -> None:
+    """Draw held-out loss against tokens and against seconds, a row of panes a model."""
+    part = figures["quality"]
+    models = list(dict.fromkeys(row["model"] for row in part["means"]))
+    figure, grid = plt.subplots(
+        len(models), 2, figsize=(9, 3.4 * len(models)), sharey="row", layout="constrained"
+    )
+    for model, panes in zip(models, grid, strict=True):
+        for number, mean in enumerate(row for row in part["means"] if row["model"] == model):
+            label = ", ".join(weights_and_optimizer(mean["way"]))
+            curves = [
+                case["curve"]
+                for case in part["cases"]
+                if (case["way"], case["rate"]) == (mean["way"], mean["rate"])
+            ]
+            for axes, unit in zip(panes, ("tokens", "seconds"), strict=True):
+                curve_of(axes, curves, unit, color=COLOURS[number], label=label)
+        panes[0].set_ylabel("held-out loss, nats a token")
+        panes[1].legend(fontsize=7)
+        panes[0].set_title("wide starter" if model.startswith("wide") else "starter", fontsize=9)
+        for axes in panes:
+            axes.grid(alpha=0.25)
+    grid[-1][0].set_xlabel("tokens trained")
+    grid[-1][1].set_xlabel("seconds of training")
+    save(figure, "full")
+
+
+def curve_of(
+    axes: Any, curves: Sequence[Sequence[dict[str, float]]], unit: str, **look: Any
+) -> None:
+    """Draw the mean of some curves over seeds, and the range they lie in."""
+    losses = np.array([[point["loss"] for point in curve] for curve in curves])
+    places = np.array([[point[unit] for point in curve] for curve in curves]).mean(axis=0)
+    axes.plot(places, losses.mean(axis=0), marker=".", **look)
+    axes.fill_between(
+        places, losses.min(axis=0), losses.max(axis=0), alpha=0.2, color=look["color"]
+    )
 
 
 if __name__ == "__main__":

@@ -107,6 +107,7 @@ def train_case(
     from llamune.train import (
         attach_adapter,
         dense_loop,
+        forecast_noise,
         packed_loop,
         train,
         trained_types,
@@ -131,7 +132,11 @@ def train_case(
         run = Run.create(recipe.name, recipe=recipe)
         options = {"family": family, "device": "cpu", "dtype": torch.float32, "compiled": False}
         make_loop = None
+        rounding = {}
         if recipe.is_packed:
+            names = [rule.gguf for rule in family.linear_modules("all").values()]
+            forecast = forecast_noise(base, names, recipe)[0]
+            rounding = {"rounding_forecast": forecast.added, "rounding_own": forecast.own}
             types = trained_types(base, family, keep_type=recipe.keep_type, train_embeddings=False)
             widen(base, types, run.folder / "start.gguf")
             file = ModelFile.open(run.folder / "start.gguf", mapped=False)
@@ -157,7 +162,8 @@ def train_case(
         "step_seconds": result.seconds / steps,
         "wall_seconds": time.perf_counter() - began,
         "peak_bytes": result.peak_bytes,
-        "rounding": rounding(run.folder),
+        **rounding,
+        "rounding": rounding_measured(run.folder),
         "run_folder": str(run.folder),
     }
 
@@ -178,7 +184,7 @@ def curve(metrics: Path) -> list[dict[str, float]]:
     return rows
 
 
-def rounding(folder: Path) -> float | None:
+def rounding_measured(folder: Path) -> float | None:
     """Return the root mean square that rounding added to a weight; None for floats."""
     path = folder / "rounding.json"
     return json.loads(path.read_text())["measured"] if path.is_file() else None

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks._markdown import table
 
-__all__ = ["full", "served_quality"]
+__all__ = ["full", "served_quality", "weights_and_optimizer"]
 
 Figures = Mapping[str, Any]
 WAYS = {
@@ -55,11 +55,9 @@ def interval(value: Mapping[str, float]) -> str:
 
 def full(figures: Figures) -> str:
     """Return what each way to train every weight reaches, what its file keeps, and the 9B step."""
-    return "\n\n".join((
-        ways(figures["quality"]),
-        final_types(figures["served"]["rows"]),
-        nine(figures["nine"]),
-    ))  # fmt: skip
+    parts = [ways(figures[part]) for part in ("quality", "long") if part in figures]
+    parts += [final_types(figures["served"]["rows"]), nine(figures["nine"])]
+    return "\n\n".join(parts)
 
 
 def ways(part: Figures) -> str:
@@ -69,31 +67,50 @@ def ways(part: Figures) -> str:
     for mean in part["means"]:
         name = mean["way"]
         model = "wide starter" if mean["model"].startswith("wide") else "starter"
-        weights, optimizer = WAYS.get(name) or packed_way(name)
+        weights, optimizer = weights_and_optimizer(name)
         rows.append((
             f"{model}, {weights}",
             optimizer,
             f"{mean['rate']:g}",
-            f"{mean['loss_after']['mean']:.3f}",
+            with_half_width(mean["loss_after"], 3),
             f"{100 * (against[name]['loss'] - 1):+.1f} %",
+            noise(mean),
             f"{mean['step_seconds']['mean']:.2f} s",
             f"{against[name]['step_seconds']:.2f} ×",
             f"{mean['peak_bytes']['mean'] / 1e9:.2f} GB",
         ))  # fmt: skip
     headings = (
-        "weights", "optimizer", "rate", "held-out loss", "to dense", "a step", "to dense", "peak",
+        "weights", "optimizer", "rate", "held-out loss", "to dense", "rounding (forecast)",
+        "a step", "to dense", "peak",
     )  # fmt: skip
     steps, sizes = part["means"][0]["steps"], part["measured"]
     before = part["cases"][0]["loss_before"]
     return (
         f"{table(headings, rows)}\n\n{steps} steps of {sizes['batch']} × {sizes['length']} tokens "
-        f"of English prose; {before:.3f} before."
+        f"of English prose; {before:.3f} before. Rounding: what it added to a weight over the run, "
+        f"root mean square, in thousandths."
     )
 
 
-def packed_way(name: str) -> tuple[str, str]:
-    """Return the keep type and the optimizer of a packed way's name."""
-    _, kind, optimizer = name.split("-")
+def with_half_width(value: Figures, digits: int) -> str:
+    """Return a mean over seeds with half of its 95 % interval, where there are several."""
+    half = value["half_width"]
+    return f"{value['mean']:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+
+
+def noise(row: Figures) -> str:
+    """Return what rounding added, measured and forecast; a dash where nothing is rounded."""
+    if row.get("rounding") is None:
+        return "–"
+    forecast = row.get("rounding_forecast")
+    return f"{1e3 * row['rounding']:.2f}" + ("" if forecast is None else f" ({1e3 * forecast:.2f})")
+
+
+def weights_and_optimizer(way: str) -> tuple[str, str]:
+    """Return in words how a way keeps its weights, and what moves them."""
+    if way in WAYS:
+        return WAYS[way]
+    _, kind, optimizer = way.split("-")
     return f"packed {kind}", OPTIMIZERS[optimizer]
 
 

@@ -45,6 +45,7 @@ LONGER = 10
 WIDE_FACTOR = 1.0  # four times that rate undoes the wide starter, whose weights are smaller
 LIMIT_BYTES = 16_000_000_000
 FULL_DEPTH = 42
+ROUNDING = ("rounding", "rounding_forecast", "rounding_own")  # of a case: root mean squares
 DEFAULT_WAY = "packed-Q8_0-factored"
 DENSE_WAYS = ("dense-f32", "dense-f32-wide")
 
@@ -191,8 +192,7 @@ def mean_of(name: str, seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "mean": statistics.mean(values),
             "half_width": None if math.isnan(half) else half,
         }
-    row["rounding"] = seeds[0]["rounding"]
-    return row
+    return row | {key: seeds[0][key] for key in ROUNDING if key in seeds[0]}
 
 
 def against_dense(means: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
