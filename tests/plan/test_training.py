@@ -162,10 +162,11 @@ def test_parts_are_named_once_are_positive_and_add_up(settings: Settings) -> Non
 def test_operations_are_those_of_the_cost_model() -> None:
     # 42 × 198.2 M + 917.5 M multiply; LoRA four, full six, recomputing two more
     assert GEMMA2_9B.multiplying_parameters == pytest.approx(9.24e9, rel=1e-3)
-    for passes, per_weight in [("forward", 2), ("lora", 4), ("full", 6)]:
+    for passes, per_weight in [("forward", 2), ("lora", 4), ("full+embeddings", 6)]:
         flops = GEMMA2_9B.flops_per_token(0, passes=passes)
         assert flops == per_weight * GEMMA2_9B.multiplying_parameters
     output = GEMMA2_9B.n_vocab * GEMMA2_9B.d_model
+    assert GEMMA2_9B.flops_per_token(0, passes="full") == flops - 2 * output
     again = GEMMA2_9B.flops_per_token(0, passes="lora+recompute")
     assert again == 6 * GEMMA2_9B.multiplying_parameters - 2 * output
     untrained = GEMMA2_9B.flops_per_token(0, passes="lora", trained_share=0.0)

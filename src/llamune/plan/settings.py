@@ -81,7 +81,8 @@ class Settings:
     @property
     def passes(self) -> str:
         """The key of `shape.PASSES`."""
-        return ("lora" if self.is_adapter else "full") + ("+recompute" if self.recompute else "")
+        trained = "full+embeddings" if self.train_embeddings else "full"
+        return ("lora" if self.is_adapter else trained) + ("+recompute" if self.recompute else "")
 
     def rank_of(self, linear: Linear) -> int:
         """Return the rank of a kind of layer."""

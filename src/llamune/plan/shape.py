@@ -135,8 +135,9 @@ class Shape:
                 output matrix in training.
 
         Source: two operations a multiplying weight forward; backward costs two for the
-            gradient of the inputs and two for that of the weights, which LoRA does not need
-            ("LoRA Without Regret", 2025); attention has no weights, so forward, twice backward.
+            gradient of the inputs and two for that of the weights, which neither LoRA needs nor
+            an output that stays as it is ("LoRA Without Regret", 2025); attention has no weights,
+            so forward, twice backward.
             The output matrix is not computed again when blocks are.
         """
         per_weight, per_score, per_output = PASSES[passes]
@@ -151,8 +152,10 @@ PASSES = {
     "forward": (2, 1, 2),
     "lora": (4, 3, 4),
     "lora+recompute": (6, 4, 4),
-    "full": (6, 3, 6),
-    "full+recompute": (8, 4, 6),
+    "full": (6, 3, 4),
+    "full+recompute": (8, 4, 4),
+    "full+embeddings": (6, 3, 6),
+    "full+embeddings+recompute": (8, 4, 6),
 }
 
 
