@@ -6,10 +6,16 @@ import json
 import pydoc_data.topics
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from benchmarks._windows import Window
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 __all__ = ["BATCH", "WAYS", "Way", "prose_records", "random_records", "train_case"]
 
@@ -46,29 +52,13 @@ WAYS = {
 }
 
 
-@dataclass(frozen=True)
-class Window:
-    """Some tokens, all of which are trained."""
-
-    ids: list[int]
-    trained: list[bool]
-
-    @property
-    def n_trained(self) -> int:
-        """How many tokens the loss is over."""
-        return sum(self.trained)
-
-
 def prose_records(file: Any, *, length: int) -> tuple[list[Window], list[Window]]:
     """Return windows of English technical prose to train on, and others held out."""
     from llamune.text import tokenizer_of
 
     text = "\n\n".join(pydoc_data.topics.topics[key] for key in sorted(pydoc_data.topics.topics))
     ids = tokenizer_of(file).encode(text)
-    windows = [
-        Window(ids[start : start + length], [True] * length)
-        for start in range(0, len(ids) - length, length)
-    ]
+    windows = [Window(ids[start : start + length]) for start in range(0, len(ids) - length, length)]
     order = np.random.default_rng(0).permutation(len(windows))
     held = {int(number) for number in order[: len(windows) // 10]}
     kept = [window for number, window in enumerate(windows) if number not in held]
@@ -78,10 +68,7 @@ def prose_records(file: Any, *, length: int) -> tuple[list[Window], list[Window]
 def random_records(count: int, *, length: int, n_vocab: int) -> list[Window]:
     """Return windows of random tokens."""
     random = np.random.default_rng(0)
-    return [
-        Window(random.integers(3, n_vocab, size=length).tolist(), [True] * length)
-        for _ in range(count)
-    ]
+    return [Window(random.integers(3, n_vocab, size=length).tolist()) for _ in range(count)]
 
 
 def train_case(
@@ -130,8 +117,9 @@ def train_case(
         )  # fmt: skip
         recipe = settle(asked, situation)
         run = Run.create(recipe.name, recipe=recipe)
-        options = {"family": family, "device": "cpu", "dtype": torch.float32, "compiled": False}
+        loaded = partial(load, family=family, device="cpu", dtype=torch.float32, compiled=False)
         make_loop = None
+        model: PeftModel | PreTrainedModel
         rounding = {}
         if recipe.is_packed:
             names = [rule.gguf for rule in family.linear_modules("all").values()]
@@ -140,14 +128,14 @@ def train_case(
             types = trained_types(base, family, keep_type=recipe.keep_type, train_embeddings=False)
             widen(base, types, run.folder / "start.gguf")
             file = ModelFile.open(run.folder / "start.gguf", mapped=False)
-            model = load(file, **options)
+            model = loaded(file)
             make_loop = packed_loop(model, file, family, recipe)
         elif recipe.method == "full":
-            model = load(base, unpack=True, **options)
+            model = loaded(base, unpack=True)
             make_loop = dense_loop(model, base, family, recipe)
         else:
             modules = list(family.linear_modules("all"))
-            model = attach_adapter(load(base, **options), recipe, modules=modules)
+            model = attach_adapter(loaded(base), recipe, modules=modules)
         began = time.perf_counter()
         result = train(model, training, held_out, recipe=recipe, run=run, make_loop=make_loop)
     return {

@@ -29,7 +29,7 @@ def accelerate_bytes(path: Path) -> int:
     config = getattr(transformers, family.config_class)(**family.config)
     with init_empty_weights():
         model = getattr(transformers, family.model_class)(config)
-    total, _largest = calculate_maximum_sizes(model)  # type: ignore[no-untyped-call]
+    total, _largest = calculate_maximum_sizes(model)
     return int(max(estimate_training_usage(total, "float32").values()))
 
 

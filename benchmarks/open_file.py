@@ -17,8 +17,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from benchmarks._measure import measured_on, peak_resident_bytes, timed, trial
@@ -68,10 +70,15 @@ def write_large_vocabulary(path: Path, starter_path: Path) -> None:
         wide = {f"blk.{block}.ffn_{part}": (D_FF, WIDTH) for part in ("gate", "up")}
         shapes |= {**square, **norms, **wide, f"blk.{block}.ffn_down": (WIDTH, D_FF)}
     tensors = [
-        NewTensor(f"{name}.weight", shape, quant_type("F32"), lambda s=shape: [np.ones(s, "<f4")])
+        NewTensor(f"{name}.weight", shape, quant_type("F32"), partial(ones, shape))
         for name, shape in shapes.items()
     ]
     write_gguf(path, metadata=keys, tensors=tensors)
+
+
+def ones(shape: tuple[int, ...]) -> list[Any]:
+    """Return a tensor of ones as the chunks that a file is written from."""
+    return [np.ones(shape, "<f4")]
 
 
 def open_ours(path: Path) -> dict[str, object]:
@@ -199,7 +206,7 @@ def main() -> None:
         for path, n_tokens in ((small, 49_152), (large, N_TOKENS)):
             results[path.stem] = {}
             for name in names:
-                command = ["--worker", name, "--file", path]
+                command: list[str | Path] = ["--worker", name, "--file", path]
                 trials = [trial("open_file", *command) for _ in range(chosen.trials)]
                 for one in trials:
                     assert one.get("n_tokens", n_tokens) == n_tokens, (name, one)

@@ -312,7 +312,7 @@ def summary(
     training: list[dict[str, Any]],
     buffers: list[dict[str, Any]],
     rules: dict[str, int],
-    calibration: dict[str, Any],
+    calibration: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Return everything, held against the aims."""
     errors = [abs(row["error"]) for row in training]

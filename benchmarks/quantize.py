@@ -131,7 +131,7 @@ def names_of(kind: str) -> Iterator[str]:
 def digest_of_tensors(path: Path) -> dict[str, bytes]:
     """Return each tensor's bytes, digested: llama.cpp writes other metadata beside them."""
     with ModelFile.open(path) as file:
-        return {name: hashlib.sha256(file.packed(name)).digest() for name in file.tensors}
+        return {name: hashlib.sha256(file.packed(name).data).digest() for name in file.tensors}
 
 
 def measure(
@@ -146,7 +146,7 @@ def measure(
         for name in names:  # in turns: a slow minute of the machine hits all alike
             out.unlink(missing_ok=True)
             os.sync()
-            options = ["--worker", name, "--file", source, "--types", kind]
+            options: list[str | Path] = ["--worker", name, "--file", source, "--types", kind]
             found[name].append(trial("quantize", *options, "--threads", threads, "--out", out))
             if len(found[name]) == 1:
                 digests = digest_of_tensors(out)

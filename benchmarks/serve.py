@@ -25,9 +25,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -132,7 +133,7 @@ def random_adapter(base: Path, out: Path, seed: int) -> Path:
             for part, shape in (("lora_a", (RANK, columns)), ("lora_b", (rows, RANK))):
                 data = rng.normal(0, 0.01, shape).astype(np.float32).tobytes()
                 name = f"{rule.gguf}.{part}"
-                tensors.append(NewTensor(name, shape, quant_type("F32"), lambda data=data: [data]))
+                tensors.append(NewTensor(name, shape, quant_type("F32"), partial(list, [data])))
         architecture = file.architecture
     metadata = {
         "general.architecture": Entry.of(architecture),
@@ -238,7 +239,7 @@ def forms(ours: Target, chosen: argparse.Namespace) -> dict[str, Any]:
 
 
 def compared(
-    ours: Target, ways: dict[str, Sequence[str]], chosen: argparse.Namespace
+    ours: Target, ways: Mapping[str, Sequence[str]], chosen: argparse.Namespace
 ) -> dict[str, Any]:
     """Return the figures of some ways to ask, their trials taken in turns."""
     trials: dict[str, list[dict[str, float]]] = {name: [] for name in ways}

@@ -22,11 +22,11 @@ import pydoc_data.topics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks._windows import Window
 from benchmarks.wide_starter import make
 
 import llamune
@@ -51,18 +51,6 @@ NF4_LEVELS = np.array(
      0.0795803, 0.1609302, 0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0],
     np.float32,
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Window:
-    """A piece of prose, every token of it trained."""
-
-    ids: list[int]
-
-    @property
-    def trained(self) -> list[bool]:
-        """Which tokens the loss counts."""
-        return [True] * len(self.ids)
 
 
 def main() -> None:
@@ -180,7 +168,8 @@ def nf4(weight: np.ndarray) -> np.ndarray:
     scale = np.abs(blocks).max(axis=1, keepdims=True)
     scale[scale == 0] = 1
     middles = (NF4_LEVELS[1:] + NF4_LEVELS[:-1]) / 2
-    return (NF4_LEVELS[np.digitize(blocks / scale, middles)] * scale).reshape(weight.shape)
+    rounded = NF4_LEVELS[np.digitize(blocks / scale, middles)] * scale
+    return np.asarray(rounded).reshape(weight.shape)
 
 
 def prose(base: Path, n_held_out: int, *, length: int) -> tuple[list[Window], list[Window]]:

@@ -24,6 +24,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -100,6 +101,11 @@ def transformers(path: Path) -> tuple[dict[str, float], Callable[[str], list[int
     return {"first": first}, lambda text: tokenizer.encode(text, add_special_tokens=False)
 
 
+def encoded(encode: Callable[[str], list[int]], pieces: list[str]) -> list[list[int]]:
+    """Return the ids of each piece."""
+    return [encode(piece) for piece in pieces]
+
+
 TOKENIZERS = {"llamune": ours, "llama.cpp": llama_cpp, "transformers": transformers}
 
 
@@ -116,7 +122,7 @@ def measure(path: Path, pieces: list[str]) -> dict[str, Any]:
             continue
         trials = []
         for _ in range(N_TRIALS):
-            seconds, ids = timed(lambda encode=encode: [encode(piece) for piece in pieces])
+            seconds, ids = timed(partial(encoded, encode, pieces))
             trials.append(seconds)
         n_tokens = sum(map(len, ids))
         expected = expected or ids

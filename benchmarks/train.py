@@ -142,7 +142,7 @@ def compete(name: str, chosen: argparse.Namespace) -> dict[str, Any]:
 
     rows = chosen.rows[0]
     if name == "trl":
-        import trl  # noqa: F401  as above
+        importlib.import_module("trl")
     transformers.set_seed(0)
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
@@ -327,7 +327,7 @@ def nf4_loop(device: Any, *, liger: bool = False) -> Race:
     if liger:
         importlib.import_module("liger_kernel.transformers").apply_liger_kernel_to_llama()
     with dense_folder("BF16") as folder:
-        settings = BitsAndBytesConfig(
+        settings = BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers' own
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=torch.bfloat16,
@@ -336,9 +336,10 @@ def nf4_loop(device: Any, *, liger: bool = False) -> Race:
         model = AutoModelForCausalLM.from_pretrained(
             folder, quantization_config=settings, device_map={"": device}
         )
-    return plain_loop(
-        lora(prepare_model_for_kbit_training(model, use_gradient_checkpointing=False))
+    prepared = prepare_model_for_kbit_training(  # type: ignore[no-untyped-call]  # PEFT's own
+        model, use_gradient_checkpointing=False
     )
+    return plain_loop(lora(prepared))
 
 
 def unsloth_loop(device: Any) -> Race:

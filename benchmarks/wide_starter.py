@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class Recipe:
     def reads_hidden(self, name: str, norm: str) -> Matrix:
         """Return a layer that reads the normed hidden state, (rows, wide)."""
         weight = self.floats(name) * self.floats(norm)
-        return np.sqrt(SHRINK) * weight @ self.turn.T
+        return np.asarray(np.sqrt(SHRINK) * weight @ self.turn.T)
 
     def writes_hidden(self, name: str) -> Matrix:
         """Return a layer that adds to the hidden state, (wide, columns)."""
@@ -108,6 +108,10 @@ class Recipe:
             lambda: self.reads_hidden(embedding, "output_norm.weight"),
         )
 
+    def padded_reader(self, name: str, norm: str, n_rows: int) -> Matrix:
+        """Return a layer that reads the normed hidden state, with rows of zeros after its own."""
+        return padded_rows(self.reads_hidden(name, norm), n_rows)
+
     def block(self, block: str) -> Iterable[NewTensor]:
         """Yield the tensors of one block."""
         rows_q, rows_kv = WIDE_HEADS * HEAD_DIM, WIDE_HEADS_KV * HEAD_DIM
@@ -120,9 +124,7 @@ class Recipe:
             yield new(
                 name,
                 (rows, WIDTH),
-                lambda name=name, rows=rows: padded_rows(
-                    self.reads_hidden(name, norms["attn"]), rows
-                ),
+                partial(self.padded_reader, name, norms["attn"], rows),
             )
         output = f"{block}.attn_output.weight"
         yield new(
@@ -132,7 +134,7 @@ class Recipe:
         )
         for part in ("gate", "up"):
             name = f"{block}.ffn_{part}.weight"
-            yield new(name, (d_ff, WIDTH), lambda name=name: self.reads_hidden(name, norms["ffn"]))
+            yield new(name, (d_ff, WIDTH), partial(self.reads_hidden, name, norms["ffn"]))
         down = f"{block}.ffn_down.weight"
         yield new(down, (WIDTH, d_ff), lambda: self.writes_hidden(down))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +28,17 @@ def heavy_after(code: str) -> list[str]:
 @pytest.mark.parametrize("name", llamune.__all__)
 def test_every_public_name_resolves(name: str) -> None:
     assert getattr(llamune, name) is not None
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    stub = ast.parse(Path(llamune.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    imported = {
+        name.asname: node.module
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+    }
+    assert imported == llamune.PUBLIC
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -23,6 +23,7 @@ from llamune.train.signals import StopRequest
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
     from llamune.train.loop import Loop
     from llamune.train.watch import Watch
@@ -59,7 +60,7 @@ class TrainResult:
 
 
 def train(
-    model: PeftModel,
+    model: PeftModel | PreTrainedModel,
     training: Sequence[Example],
     validation: Sequence[Example],
     *,
@@ -68,7 +69,7 @@ def train(
     on_event: OnEvent = lambda _: None,
     resume: bool = False,
     layers: Sequence[str] = (),
-    sampler: Callable[[PeftModel], str] | None = None,
+    sampler: Callable[[Any], str] | None = None,
     make_loop: Callable[..., Loop] | None = None,
 ) -> TrainResult:
     """Train by a recipe; the run's folder gets metrics, checkpoints and the adapter.
@@ -136,7 +137,7 @@ def refuse_untrained(records: Sequence[Example], what: str) -> None:
 
 
 def prepare(
-    model: PeftModel,
+    model: PeftModel | PreTrainedModel,
     training: Sequence[Example],
     validation: Sequence[Example],
     *,
@@ -156,7 +157,8 @@ def prepare(
     start = newest_checkpoint(run, on_event) if resume else None
     progress = Progress() if start is None else Progress.read(start / PROGRESS)
     if recipe.recompute:
-        base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        whole: Any = model  # an adapter's wrapper has a method for its base
+        base = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
         base.gradient_checkpointing_enable({"use_reentrant": False})
     return_large(int(model.config.get_text_config().hidden_size))
     settings = arguments(recipe, folder=run.folder, on_cpu=model.device.type == "cpu")
@@ -185,7 +187,8 @@ def prepare(
         stop=stop,
         on_event=on_event,
     )
-    loop = (make_loop or Loop)(
+    make: Callable[..., Loop] = make_loop or Loop
+    loop = make(
         model,
         settings,
         recipe=recipe,
