@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks._markdown import table
+from benchmarks._markdown import plus_minus, table
 
 __all__ = ["WAYS", "general_share", "merge", "quantize_quality"]
 
@@ -20,13 +20,6 @@ WAYS = {
     "fit": "types chosen to fit, compensated",
 }
 TEXTS = ("domain", "general", "licence")
-
-
-def plus_minus(value: Figures, pattern: str = "{:.3f}", scale: float = 1.0) -> str:
-    """Return a mean over seeds with half of its interval, where there is more than one seed."""
-    text = pattern.format(scale * value["mean"])
-    half = value["half_width"]
-    return text if half is None else f"{text} ± {pattern.format(scale * half)}"
 
 
 def merge(figures: Figures) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks._markdown import table
+from benchmarks._markdown import plus_minus, table
 
 __all__ = ["full", "served_quality", "weights_and_optimizer"]
 
@@ -72,7 +72,7 @@ def ways(part: Figures) -> str:
             f"{model}, {weights}",
             optimizer,
             f"{mean['rate']:g}",
-            with_half_width(mean["loss_after"], 3),
+            plus_minus(mean["loss_after"], "{:.3f}"),
             f"{100 * (against[name]['loss'] - 1):+.1f} %",
             noise(mean),
             f"{mean['step_seconds']['mean']:.2f} s",
@@ -90,12 +90,6 @@ def ways(part: Figures) -> str:
         f"of English prose; {before:.3f} before. Rounding: what it added to a weight over the run, "
         f"root mean square, in thousandths."
     )
-
-
-def with_half_width(value: Figures, digits: int) -> str:
-    """Return a mean over seeds with half of its 95 % interval, where there are several."""
-    half = value["half_width"]
-    return f"{value['mean']:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
 
 
 def noise(row: Figures) -> str:

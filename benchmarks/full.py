@@ -23,10 +23,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shutil
-import statistics
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -36,13 +34,13 @@ from typing import Any
 from benchmarks._full_case import BATCH, WAYS, prose_records, train_case
 from benchmarks._measure import earlier_figures, measured_on, trial
 from benchmarks._nine import one_step, write_model
-from benchmarks._rounding import Kept
+from benchmarks._rounding import Kept, interval
 
 PARTS = ("quality", "long", "served", "nine")
 FACTORS = (1.0, 4.0, 16.0)
 LENGTH = 128
 LONGER = 10
-WIDE_FACTOR = 1.0  # four times that rate undoes the wide starter, whose weights are smaller
+WIDE_FACTOR = 1.0  # four times that rate undoes the wide starter
 LIMIT_BYTES = 16_000_000_000
 FULL_DEPTH = 42
 ROUNDING = ("rounding", "rounding_forecast", "rounding_own")  # of a case: root mean squares
@@ -182,16 +180,10 @@ def model_of(name: str) -> Path:
 
 
 def mean_of(name: str, seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return a way's mean over seeds, with a 95 % interval (normal, over seeds)."""
+    """Return a way's means over seeds, with their intervals."""
     row: dict[str, Any] = {"way": name, "model": seeds[0]["model"], "rate": seeds[0]["rate"]}
     for key in ("loss_after", "step_seconds", "peak_bytes"):
-        values = [one[key] for one in seeds]
-        spread = statistics.stdev(values) if len(values) > 1 else math.nan
-        half = 1.96 * spread / math.sqrt(len(values))
-        row[key] = {
-            "mean": statistics.mean(values),
-            "half_width": None if math.isnan(half) else half,
-        }
+        row[key] = interval([one[key] for one in seeds])
     return row | {key: seeds[0][key] for key in ROUNDING if key in seeds[0]}
 
 
