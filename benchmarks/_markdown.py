@@ -19,4 +19,4 @@ def plus_minus(value: Mapping[str, Any], pattern: str = "{:.3f}", scale: float =
     """Return a mean over seeds with half of its interval, where there is more than one seed."""
     text = pattern.format(scale * value["mean"])
     half = value["half_width"]
-    return text if half is None else f"{text} ± {pattern.format(scale * half)}"
+    return text if not half else f"{text} ± {pattern.format(scale * half)}"
