@@ -73,7 +73,7 @@ def repack(packed: Tensor, values: Tensor, kind: str, noise: Tensor) -> None:
     keep = KEEP_TYPES[kind]
     keep.cover(packed, values)
     whole, part = keep.floor(packed, values)
-    up = part.gt_(noise)  # as 0.0 and 1.0: adding those takes a third of the time of adding bools
+    up = part.gt_(noise)  # as 0.0 and 1.0: adding those takes a quarter of the time of bools
     keep.write(packed, whole.add_(up.to(whole.dtype)))
 
 
@@ -178,7 +178,7 @@ def cover_q6_k(packed: Tensor, values: Tensor) -> None:
     blocks = packed.view(-1, Q6_K_BYTES)
     steps = sub_steps_q6_k(blocks)
     scaled = (values.view(-1, 16, 16) / steps.unsqueeze(2)).view(-1, 256)
-    # by whole blocks first: maxima over 256 numbers take an eighth of the time of those over 16;
+    # by whole blocks first: maxima over 256 numbers take a tenth of the time of those over 16;
     # NaN, of a step of zero, does not fit
     fit = (scaled.amax(dim=1) <= LARGEST_Q6_K) & (scaled.amin(dim=1) >= SMALLEST_Q6_K)
     rows = fit.logical_not_().nonzero().squeeze(1)

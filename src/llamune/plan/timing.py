@@ -44,7 +44,7 @@ RECOMPUTED_STARTS = 1.5  # weights are unpacked forward, backward, and then once
 # measured by `benchmarks/plan.py`: a compiled block beside a plain one, and moving a packed weight,
 # rounding included, beside AdamW's step of a number of an adapter
 COMPILED_SHARE = 0.75
-PACKED_UPDATES = {"factored": 0.35, "adamw8": 1.2}
+PACKED_UPDATES = {"factored": 0.5, "adamw8": 2.0}
 STEP_SECONDS = 0.02  # of an optimizer step, beside its arithmetic
 CALIBRATED_SPREAD = 0.15  # how far a run is from the calibration's forecast
 PREPARING_SECONDS = 10.0  # libraries, opening the model, the base's checksum
