@@ -8,7 +8,7 @@ from llamune.nn import k_quants as _k_quants  # noqa: F401
 from llamune.nn import legacy as _legacy  # noqa: F401
 from llamune.nn import small_quants as _small_quants  # noqa: F401
 from llamune.nn.adapted import adapted
-from llamune.nn.compiling import can_compile, compile_layers
+from llamune.nn.compiling import can_compile, compile_layers, without_adapter
 from llamune.nn.compute import Compute, best_device, choose_compute
 from llamune.nn.grown import GrownEmbedding, GrownOutput, last_rows
 from llamune.nn.loading import load
@@ -56,4 +56,5 @@ __all__ = [
     "unpack",
     "unpackable",
     "whole",
+    "without_adapter",
 ]

@@ -12,7 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["COMPILE_FROM_PARAMETERS", "can_compile", "compile_layers", "compiled", "plain"]
+__all__ = [
+    "COMPILE_FROM_PARAMETERS",
+    "can_compile",
+    "compile_layers",
+    "compiled",
+    "plain",
+    "without_adapter",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +93,7 @@ def compile_layers(model: nn.Module, *, compiled: bool | None = None) -> bool:
     Returns:
         Whether the layers are compiled now.
     """
-    unwrapped: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    layers = unwrapped.get_decoder().layers
+    layers = without_adapter(model).get_decoder().layers
     if compiled is None:
         linears = [layer for layer in layers.modules() if isinstance(layer, nn.Linear)]
         n_weights = sum(layer.in_features * layer.out_features for layer in linears)
@@ -97,3 +103,8 @@ def compile_layers(model: nn.Module, *, compiled: bool | None = None) -> bool:
         for layer in layers:
             layer.compile()
     return compiled
+
+
+def without_adapter(model: Any) -> Any:
+    """Return the model itself of a loaded model, or of PEFT's wrapper of one."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

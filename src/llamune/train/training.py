@@ -151,15 +151,14 @@ def prepare(
     """Lay out the run; return its loop, its watcher, and the checkpoint to go on from."""
     from transformers import PrinterCallback
 
+    from llamune.nn import without_adapter
     from llamune.train.loop import Loop, arguments
     from llamune.train.watch import Watch
 
     start = newest_checkpoint(run, on_event) if resume else None
     progress = Progress() if start is None else Progress.read(start / PROGRESS)
     if recipe.recompute:
-        whole: Any = model  # an adapter's wrapper has a method for its base
-        base = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
-        base.gradient_checkpointing_enable({"use_reentrant": False})
+        without_adapter(model).gradient_checkpointing_enable({"use_reentrant": False})
     return_large(int(model.config.get_text_config().hidden_size))
     settings = arguments(recipe, folder=run.folder, on_cpu=model.device.type == "cpu")
     lengths = [len(record.ids) for record in training]
