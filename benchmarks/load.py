@@ -88,7 +88,7 @@ def theirs(path: Path) -> Any:
 
     AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)("one sentence")
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
-    return model.eval()  # type: ignore[no-untyped-call]  # torch's own
+    return model.eval()
 
 
 WORKERS = {"ours": ours, "transformers": theirs}

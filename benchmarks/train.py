@@ -327,7 +327,7 @@ def nf4_loop(device: Any, *, liger: bool = False) -> Race:
     if liger:
         importlib.import_module("liger_kernel.transformers").apply_liger_kernel_to_llama()
     with dense_folder("BF16") as folder:
-        settings = BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers' own
+        settings = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=torch.bfloat16,
@@ -336,9 +336,7 @@ def nf4_loop(device: Any, *, liger: bool = False) -> Race:
         model = AutoModelForCausalLM.from_pretrained(
             folder, quantization_config=settings, device_map={"": device}
         )
-    prepared = prepare_model_for_kbit_training(  # type: ignore[no-untyped-call]  # PEFT's own
-        model, use_gradient_checkpointing=False
-    )
+    prepared = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return plain_loop(lora(prepared))
 
 

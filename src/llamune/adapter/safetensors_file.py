@@ -30,7 +30,7 @@ def read_safetensors(path: Path) -> dict[str, Floats]:
     if path.stat().st_size > MAX_BYTES:
         raise AdapterError(f"{path}: {path.stat().st_size:,} bytes are no adapter")
     try:
-        tensors = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]  # it has no types
+        tensors = deserialize(path.read_bytes())
     except SafetensorError as error:
         raise AdapterError(f"{path}: not a whole safetensors file: {error}") from error
     return {name: as_floats(path, name, tensor) for name, tensor in tensors}

@@ -104,7 +104,7 @@ def adder(sums: dict[str, Tensor], name: str) -> Callable[..., None]:
             sums[name] = sums[name] + squares if name in sums else squares
 
         if out.requires_grad:
-            out.register_hook(add)  # type: ignore[no-untyped-call]  # torch's own
+            out.register_hook(add)
 
     return seen
 

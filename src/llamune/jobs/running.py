@@ -317,7 +317,7 @@ def sampler_of(prepared: Prepared) -> Callable[[PeftModel], str] | None:
     def answer(model: PeftModel) -> str:
         import torch
 
-        found = model.generate(  # type: ignore[no-untyped-call]  # transformers
+        found = model.generate(
             input_ids=torch.tensor([ids], device=model.device),
             max_new_tokens=SAMPLE_TOKENS,
             do_sample=False,

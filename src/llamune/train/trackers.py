@@ -22,7 +22,7 @@ def check_trackers(names: Sequence[str]) -> None:
         get_available_reporting_integrations,
     )
 
-    installed = get_available_reporting_integrations()  # type: ignore[no-untyped-call]  # transformers
+    installed = get_available_reporting_integrations()
     for name in names:
         if name not in INTEGRATION_TO_CALLBACK:
             known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
