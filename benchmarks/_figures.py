@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from benchmarks._rounding_tables import WAYS
-from benchmarks._training_tables import weights_and_optimizer
+from benchmarks._training_tables import in_order, weights_and_optimizer
 from matplotlib import pyplot as plt
 
 HERE = Path(__file__).resolve().parent
@@ -151,12 +151,13 @@ def with_interval(axes: Any, place: float, value: dict[str, float], **look: Any)
 def full(figures: dict[str, Any]) -> None:
     """Draw held-out loss against tokens and against seconds, a row of panes a model."""
     part = figures["quality"]
-    models = list(dict.fromkeys(row["model"] for row in part["means"]))
+    means = in_order(part["means"])
+    models = list(dict.fromkeys(row["model"] for row in means))
     figure, grid = plt.subplots(
         len(models), 2, figsize=(9, 3.4 * len(models)), sharey="row", layout="constrained"
     )
     for model, panes in zip(models, grid, strict=True):
-        for number, mean in enumerate(row for row in part["means"] if row["model"] == model):
+        for number, mean in enumerate(row for row in means if row["model"] == model):
             label = ", ".join(weights_and_optimizer(mean["way"]))
             curves = [
                 case["curve"]
