@@ -202,6 +202,21 @@ def test_what_the_person_decides_counts(source: ModelFile) -> None:
     assert chosen["blk.2.attn_q.weight"] == "Q4_K"
 
 
+@pytest.mark.parametrize("recipe", [None, "bf16"])
+def test_what_the_person_decides_counts_where_nothing_is_rounded(
+    source: ModelFile, recipe: str | None
+) -> None:
+    ffn = ((re.compile("ffn_(up|norm)"), quant_type("Q5_0")),)
+    options = TypeOptions(output=quant_type("Q8_0"), tensors=ffn)
+    wanted = None if recipe is None else file_type(recipe)
+    usual = plan_quantize(source, wanted).types
+    plan = plan_quantize(source, wanted, options=options)
+    assert plan.metadata["general.quantization_version"] == Entry.of(2)
+    asked = {name: kind.name for name, kind in plan.types.items() if kind != usual[name]}
+    assert asked.pop("output.weight") == "Q8_0"
+    assert asked == {name: "Q5_0" for name in usual if name.endswith("ffn_up.weight")}
+
+
 def test_a_type_that_does_not_fit_is_refused_and_fallbacks_are_taken(tmp_path: Path) -> None:
     with ModelFile.open(llama(tmp_path / "odd.gguf", width=160, n_head=5)) as file:
         plan = plan_quantize(file, file_type("q4_k_s"))

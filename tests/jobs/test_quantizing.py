@@ -224,6 +224,31 @@ def sizes_between(base: Opened) -> list[int]:
     return [low, (low + high) // 2, high]
 
 
+def test_tensors_quantized_before_keep_their_types_in_a_size(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixed, out = tmp_path / "mixed.gguf", tmp_path / "fit.gguf"
+    down = "blk.0.ffn_down.weight"
+    one = ["--tensor-type", "blk\\.0\\.ffn_down=q5_1"]
+    assert run(["quantize", str(model), str(mixed), "--type", "copy", *one]) == 0
+    with ModelFile.open(mixed) as file:
+        budget = plan_quantize(file, file_type("q4_k_m")).nbytes
+    size = ["--fit", f"{1.1 * budget / 1e6:.4f}MB"]
+    assert run(["quantize", str(mixed), str(out), *size]) == 0
+    with ModelFile.open(mixed) as before, ModelFile.open(out) as after:
+        assert after.tensors[down].type.name == "Q5_1"
+        assert np.array_equal(after.floats(down), before.floats(down))
+        assert after.size < before.size / 2
+    capsys.readouterr()
+    whole = tmp_path / "q4.gguf"
+    assert run(["quantize", str(model), str(whole), "--type", "q4_0", "--pure"]) == 0
+    for size, said in (("1KB", "keep their types"), ("1GB", "no tensor has a smaller type")):
+        assert run(["quantize", str(whole), str(tmp_path / "x.gguf"), "--fit", size]) == 2
+        assert said in capsys.readouterr().err
+    smaller = ["--fit", f"{0.8 * whole.stat().st_size / 1e6:.4f}MB", "--requantize"]
+    assert run(["quantize", str(whole), str(tmp_path / "y.gguf"), *smaller]) == 0
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -100,6 +100,7 @@ def command(
         imatrix=imatrix,
         data=tuple(path for path in calibrate or () if str(path) != GENERAL),
         calibrated=bool(calibrate) or fit is not None,
+        requantize=requantize,
     )
     with opened_source(source, calibrated=wishes.calibrated) as origin:
         plan, chosen = planned(origin, wishes)
@@ -108,9 +109,7 @@ def command(
                 show_cost(origin.base, plan)
             show_plan(plan, chosen, as_json=as_json)
             return
-        rounding = write(
-            origin, plan, out, wishes, requantize=requantize, replace=replace, threads=threads
-        )
+        rounding = write(origin, plan, out, wishes, replace=replace, threads=threads)
     if not as_json:
         _screen.note(f"{size_text(plan.source.size)} before, {size_text(plan.nbytes)} now")
         _screen.data(str(out))
@@ -136,6 +135,7 @@ class Wishes:
     imatrix: Path | None
     data: Sequence[Path]
     calibrated: bool
+    requantize: bool
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself.
@@ -191,7 +191,13 @@ def planned(origin: Origin, wishes: Wishes) -> tuple[QuantizePlan, Fit | None]:
     if wishes.budget_bytes is not None and origin.base is not None:
         from llamune.jobs import fit_plan
 
-        fit = fit_plan(origin.base, wishes.budget_bytes, wishes.data, on_step=said)
+        fit = fit_plan(
+            origin.base,
+            wishes.budget_bytes,
+            wishes.data,
+            requantize=wishes.requantize,
+            on_step=said,
+        )
         for text in fit_lines(fit):
             _screen.note(text)
         return fit.plan, fit
@@ -218,7 +224,6 @@ def write(
     out: Path,
     wishes: Wishes,
     *,
-    requantize: bool,
     replace: bool,
     threads: int | None,
 ) -> Compensated | None:
@@ -226,7 +231,7 @@ def write(
     from llamune.convert import check_plan, quantize
     from llamune.files import refuse_existing
 
-    check_plan(plan, out, requantize=requantize)
+    check_plan(plan, out, requantize=wishes.requantize)
     refuse_existing(out, replace=replace)
     if plan.requantized:
         _screen.warn(f"{len(plan.requantized)} tensors were rounded before; errors add up")
@@ -243,7 +248,7 @@ def write(
             plan,
             out,
             round=rounding,
-            requantize=requantize,
+            requantize=wishes.requantize,
             replace=replace,
             threads=threads,
             measure=bool(plan.requantized),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from llamune.convert.importance import Importance
-from llamune.convert.type_rules import TypeOptions, choose_types, in_quantizer_order, model_shape
+from llamune.convert.type_rules import TypeOptions, choose_types, copied_types, model_shape
 from llamune.gguf import (
     Entry,
     FileType,
@@ -37,7 +37,7 @@ class QuantizePlan:
 
     Args:
         source: the opened file.
-        file_type: the recipe; None to copy every tensor as it is.
+        file_type: the recipe; None to copy every tensor about which nothing was decided.
         types: tensor name → its new type, in the new file's order.
         metadata: the new file's metadata.
         nbytes: the new file's size.
@@ -97,7 +97,8 @@ def plan_quantize(
 
     Args:
         source: the opened model.
-        file_type: the recipe; None copies every tensor as it is (and joins shards).
+        file_type: the recipe; None copies tensors as they are (and joins shards), but for those
+            that `options` names.
         options: what the person decided about types.
         importance: an importance matrix.
 
@@ -106,7 +107,8 @@ def plan_quantize(
     """
     tensors = list(source.tensors.values())
     if file_type is None:
-        types = {tensor.name: tensor.type for tensor in in_quantizer_order(tensors)}
+        family = source.metadata.text("general.architecture", default="")
+        types = copied_types(tensors, family, options=options)
     else:
         types = choose_types(
             tensors,
@@ -115,19 +117,25 @@ def plan_quantize(
             options=options,
             has_importance=importance is not None,
         )
-    metadata = new_metadata(source, file_type, importance)
+    metadata = new_metadata(source, file_type, types, importance)
     plan = QuantizePlan(source, file_type, types, metadata, 0, importance)
     return QuantizePlan(source, file_type, types, metadata, file_size(plan), importance)
 
 
 def new_metadata(
-    source: ModelFile, file_type: FileType | None, importance: Importance | None
+    source: ModelFile,
+    file_type: FileType | None,
+    types: Mapping[str, QuantType],
+    importance: Importance | None,
 ) -> dict[str, Entry]:
     """Return the new file's metadata: as it was, but for what must change."""
     metadata = {key: source.metadata.entry(key) for key in source.metadata if not is_split_key(key)}
     changed: dict[str, Entry] = {}
-    if file_type is not None:
+    if file_type is not None or any(
+        kind.is_quantized and kind != source.tensors[name].type for name, kind in types.items()
+    ):
         changed["general.quantization_version"] = Entry.of(QUANTIZATION_VERSION)
+    if file_type is not None:
         changed["general.file_type"] = Entry.of(file_type.id)
     if importance is not None:
         changed["quantize.imatrix.file"] = Entry.of(importance.path.name)

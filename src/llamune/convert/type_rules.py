@@ -31,7 +31,7 @@ from llamune.gguf import (
     quant_type,
 )
 
-__all__ = ["ModelShape", "TypeOptions", "choose_types", "in_quantizer_order", "model_shape"]
+__all__ = ["ModelShape", "TypeOptions", "choose_types", "copied_types", "model_shape"]
 
 SEVENTY_B_BLOCKS = {"qwen2": 80, "deci": 80, "olmo": 80, "jais2": 68}
 
@@ -127,6 +127,7 @@ def choose_types(
     Raises:
         LlamuneError: a type that the person asked for does not fit a tensor's rows.
     """
+    options = options or TypeOptions()
     ordered = in_quantizer_order(tensors)
     categories = [category_of(tensor.name) for tensor in ordered]
     counters = Counters(n_attention_v=categories.count(Category.ATTENTION_V))
@@ -137,32 +138,69 @@ def choose_types(
             chosen[tensor.name] = tensor.type
             continue
         question = Question(tensor, file_type, shape, has_importance, tied, counters)
-        kind = asked_for(question, category, options or TypeOptions())
-        if kind.block_size > 1 and tensor.n_columns % kind.block_size:
-            raise LlamuneError(
-                f"tensor {tensor.name!r} has rows of {tensor.n_columns} weights; {kind} comes in "
-                f"blocks of {kind.block_size}",
-                hint="choose another type for it",
-            )
-        chosen[tensor.name] = kind
+        kind = wished(tensor, category, options)
+        chosen[tensor.name] = by_rule(question, category, options) if kind is None else kind
     return chosen
 
 
-def asked_for(question: Question, category: Category, options: TypeOptions) -> QuantType:
-    """Return a tensor's type: the person's choice, else the rules'."""
-    tensor, base = question.tensor, question.file_type.base
+def copied_types(
+    tensors: Sequence[TensorInfo], architecture: str, *, options: TypeOptions | None = None
+) -> dict[str, QuantType]:
+    """Return each tensor's own type, but where the person decided, in llama.cpp's order.
+
+    Raises:
+        LlamuneError: a type that the person asked for does not fit a tensor's rows.
+    """
+    found = {}
+    for tensor in in_quantizer_order(tensors):
+        wish = None
+        if is_quantizable(tensor, architecture):
+            wish = wished(tensor, category_of(tensor.name), options or TypeOptions())
+        found[tensor.name] = tensor.type if wish is None else wish
+    return found
+
+
+def wished(tensor: TensorInfo, category: Category, options: TypeOptions) -> QuantType | None:
+    """Return what the person decided about a tensor; None where the rules decide.
+
+    Raises:
+        LlamuneError: the type does not fit the tensor's rows.
+    """
     match = next((kind for pattern, kind in options.tensors if pattern.search(tensor.name)), None)
     # the per-layer embedding is a table of its own, which a pattern may name
     follows = tensor.name == "token_embd.weight" or match is None
     if options.embedding is not None and category is Category.EMBEDDING and follows:
-        return options.embedding
+        return whole_blocks(tensor, options.embedding)
     if options.output is not None and category is Category.OUTPUT:
-        return options.output
+        return whole_blocks(tensor, options.output)
+    return None if match is None else fitting(tensor, match)
+
+
+def whole_blocks(tensor: TensorInfo, kind: QuantType) -> QuantType:
+    """Return a type whose blocks must fit the tensor's rows.
+
+    Raises:
+        LlamuneError: they do not.
+    """
+    if tensor.n_columns % kind.block_size:
+        raise LlamuneError(
+            f"tensor {tensor.name!r} has rows of {tensor.n_columns} weights; {kind} comes in "
+            f"blocks of {kind.block_size}",
+            hint="choose another type for it",
+        )
+    return kind
+
+
+def by_rule(question: Question, category: Category, options: TypeOptions) -> QuantType:
+    """Return the type that llama.cpp's rules give a tensor."""
+    base = question.file_type.base
     if not base.is_quantized:
         return base
-    if match is None and not options.pure:
-        match = quant_type(type_by_rule(question, category, output=options.output))
-    return fitting(tensor, match or base)
+    if options.pure:
+        return fitting(question.tensor, base)
+    return fitting(
+        question.tensor, quant_type(type_by_rule(question, category, output=options.output))
+    )
 
 
 def fitting(tensor: TensorInfo, kind: QuantType) -> QuantType:

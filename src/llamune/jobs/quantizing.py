@@ -81,6 +81,7 @@ def fit_plan(
     budget_bytes: int,
     calibrate: Sequence[Path],
     *,
+    requantize: bool = False,
     on_step: OnStep = lambda _: None,
 ) -> Fit:
     """Choose the type of each tensor for the least predicted loss within a file's size.
@@ -89,16 +90,25 @@ def fit_plan(
         base: the model to be quantized.
         budget_bytes: the new file's size, at most.
         calibrate: data files, mixed with the general text that ships; none: that text alone.
+        requantize: also choose for tensors that are quantized already, which else keep their types.
         on_step: called with each step, in words.
 
     Raises:
-        LlamuneError: the extra `train` is not installed, or even the smallest types are too large.
+        LlamuneError: the extra `train` is not installed, even the smallest types are too large, or
+            there is nothing to choose.
         DataError: a data file cannot be read.
         CalibrateError: NaN or infinity among the weights or inputs.
     """
     require_calibration()
     own, general_share = own_texts(base, calibrate)
-    return fit_types(base, budget_bytes, own, general_share=general_share, on_step=on_step)
+    return fit_types(
+        base,
+        budget_bytes,
+        own,
+        general_share=general_share,
+        requantize=requantize,
+        on_step=on_step,
+    )
 
 
 def calibration_cost(base: Opened, plan: QuantizePlan) -> Cost:

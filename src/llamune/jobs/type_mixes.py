@@ -96,11 +96,19 @@ class Ways:
             for name, ways in self.losses.items()
         )
         if least > budget_bytes:
-            raise LlamuneError(
-                f"{self.file.path}: {budget_bytes:,} bytes are too few, the smallest types take "
-                f"{least:,}",
-                hint=f"--fit {math.ceil(least / 1e6) / 1e3:.3f}GB, or a smaller model",
-            )
+            text = f"{self.file.path}: {budget_bytes:,} bytes are too few, the smallest types take "
+            hint = f"--fit {math.ceil(least / 1e6) / 1e3:.3f}GB, or a smaller model"
+            if kept := [name for name in self.losses if self.keeps(name)]:
+                text += f"{least:,}: {len(kept)} tensors are quantized already and keep their types"
+                hint += ", or --requantize"
+            else:
+                text += f"{least:,}"
+            raise LlamuneError(text, hint=hint)
+
+    def keeps(self, name: str) -> bool:
+        """Return whether a tensor was quantized before and has no other type to choose."""
+        kind = self.file.tensors[name].type
+        return kind.is_quantized and set(self.losses[name]) == {kind.name}
 
     def best(self, budget_bytes: int) -> tuple[QuantizePlan, float]:
         """Return the plan of the least predicted loss within a file's size, and that loss.
@@ -156,6 +164,7 @@ def fit_types(
     own: Sequence[Sequence[int]],
     *,
     general_share: float,
+    requantize: bool = False,
     on_step: OnStep = lambda _: None,
 ) -> Fit:
     """Choose the type of each tensor for the least predicted loss within a file's size.
@@ -165,22 +174,33 @@ def fit_types(
         budget_bytes: the new file's size, at most.
         own: texts of the domain, as token ids.
         general_share: share of the calibration tokens that are general text.
+        requantize: also choose for tensors that are quantized already, which else keep their types.
         on_step: called with each step, in words.
 
     Raises:
-        LlamuneError: even the smallest types are too large.
+        LlamuneError: even the smallest types are too large, or there is nothing to choose.
         CalibrateError: NaN or infinity among the weights or inputs, or no text.
     """
     from llamune.calibrate import predicted_losses
     from llamune.nn import load
 
     file = base.file
-    candidates = {name: types_to_try(file, name) for name in tensors_to_choose(base)}
+    candidates = {
+        name: types_to_try(file, name)
+        if requantize or not file.tensors[name].type.is_quantized
+        else []
+        for name in tensors_to_choose(base)
+    }
     untried = {
         name: {kind.name: 0.0 for kind in (*kinds, file.tensors[name].type)}
         for name, kinds in candidates.items()
     }
     Ways(file=file, losses=untried).check(budget_bytes)  # from the header alone, before the pass
+    if not any(candidates.values()):
+        raise LlamuneError(
+            f"{file.path}: no tensor has a smaller type to choose",
+            hint="start from the 16- or 32-bit model, or say --requantize",
+        )
     windows = calibration_windows(base, list(own), general_share=general_share)
     on_step(f"trying up to {max(map(len, candidates.values()))} types for each tensor")
     losses = predicted_losses(
