@@ -18,6 +18,7 @@ from llamune.data import (
     Rendered,
     Source,
     by_length,
+    filled_length,
     fingerprint,
     pack,
     padding_share,
@@ -66,9 +67,22 @@ def test_a_record_longer_than_a_row_is_refused() -> None:
 
 
 def test_padding_share() -> None:
-    assert padding_share([[10, 30], [20]]) == 0.25
-    assert padding_share([[10], [30], [20]]) == 0
+    assert padding_share([[8, 32], [24]]) == 1 - 64 / 88
+    assert padding_share([[8], [32], [24]]) == 0
+    assert padding_share([[5]]) == 3 / 8
     assert padding_share([]) == 0
+
+
+@given(st.integers(1, 1 << 20))
+def test_rows_are_filled_up_a_little(n_tokens: int) -> None:
+    filled = filled_length(n_tokens)
+    assert filled % 8 == 0
+    assert 0 <= filled - n_tokens < max(8, n_tokens / 16)
+    assert filled_length(filled) == filled
+
+
+def test_few_lengths_are_left() -> None:
+    assert len({filled_length(n_tokens) for n_tokens in range(513, 1025)}) == 16
 
 
 @given(lengths, st.integers(1, 8))

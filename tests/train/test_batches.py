@@ -96,8 +96,8 @@ def test_a_batch_smaller_than_the_processes_is_refused() -> None:
 
 def test_the_largest_micro_batch_is_found() -> None:
     order = [[[0, 1], [2]], [[3, 4], [5]]]
-    assert largest_micro_batch([3, 9, 20, 8, 11, 4], order) == [3, 4]
-    assert largest_micro_batch([3, 9, 20, 8, 11, 4], order, packing=True) == [2]
+    assert largest_micro_batch([3, 9, 33, 8, 17, 4], order) == [3, 4]
+    assert largest_micro_batch([3, 9, 33, 8, 17, 4], order, packing=True) == [2]
 
 
 RECORDS = [Record([7, 8, 9], [False, True, True]), Record([5, 6], [False, True])]
@@ -105,21 +105,31 @@ RECORDS = [Record([7, 8, 9], [False, True, True]), Record([5, 6], [False, True])
 
 def test_rows_are_filled_with_what_no_loss_counts() -> None:
     batch = Collator()(RECORDS)
-    assert batch["input_ids"].tolist() == [[7, 8, 9], [5, 6, 0]]
-    assert batch["labels"].tolist() == [[IGNORED, 8, 9], [IGNORED, 6, IGNORED]]
+    assert batch["input_ids"].tolist() == [[7, 8, 9, *[0] * 5], [5, 6, *[0] * 6]]
+    assert batch["labels"].tolist() == [
+        [IGNORED, 8, 9, *[IGNORED] * 5],
+        [IGNORED, 6, *[IGNORED] * 6],
+    ]
 
 
 def test_an_end_token_that_also_fills_is_learnt_where_it_ends() -> None:
     ends = [Record([7, 8, 0], [False, True, True]), Record([5, 0], [False, True])]
     batch = Collator(filling_id=0)(ends)
-    assert batch["input_ids"].tolist() == [[7, 8, 0], [5, 0, 0]]
-    assert batch["labels"].tolist() == [[IGNORED, 8, 0], [IGNORED, 0, IGNORED]]
+    assert [row[:3] for row in batch["input_ids"].tolist()] == [[7, 8, 0], [5, 0, 0]]
+    assert [row[:3] for row in batch["labels"].tolist()] == [[IGNORED, 8, 0], [IGNORED, 0, IGNORED]]
+    assert (batch["labels"][:, 3:] == IGNORED).all()
 
 
 def test_packed_records_stand_apart_by_their_positions() -> None:
     first_is_trained = Record([5, 6], [True, True])
     batch = Collator(packing=True)([RECORDS[0], first_is_trained])
-    assert batch["input_ids"].tolist() == [[7, 8, 9, 5, 6]]
-    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
+    assert batch["input_ids"].tolist() == [[7, 8, 9, 5, 6, 0, 0, 0]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1, 2]]
     # the first token of a record is not told from the last of the one before it
-    assert batch["labels"].tolist() == [[IGNORED, 8, 9, IGNORED, 6]]
+    assert batch["labels"].tolist() == [[IGNORED, 8, 9, IGNORED, 6, *[IGNORED] * 3]]
+
+
+def test_a_row_that_needs_no_filling_gets_none() -> None:
+    whole = Record(list(range(1, 17)), [True] * 16)
+    for packing in (False, True):
+        assert Collator(packing=packing)([whole])["input_ids"].tolist() == [whole.ids]

@@ -7,7 +7,15 @@ from llamune.data.errors import DataError
 from llamune.data.files import convert, nth_record, split_files
 from llamune.data.findings import KINDS, Example, Finding, Flaw
 from llamune.data.fingerprints import fingerprint
-from llamune.data.packing import IGNORED, Pack, best_fit, by_length, pack, padding_share
+from llamune.data.packing import (
+    IGNORED,
+    Pack,
+    best_fit,
+    by_length,
+    filled_length,
+    pack,
+    padding_share,
+)
 from llamune.data.page import page
 from llamune.data.reading import DataFile, Reader, Records, data_files, open_reader, read_records
 from llamune.data.records import Message, Problem, Record, Source
@@ -53,6 +61,7 @@ __all__ = [
     "convert",
     "data_files",
     "fields_of",
+    "filled_length",
     "fingerprint",
     "groups_of",
     "nth_record",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from llamune.data.rendering import Rendered
 
-__all__ = ["IGNORED", "Pack", "best_fit", "by_length", "pack", "padding_share"]
+__all__ = ["IGNORED", "Pack", "best_fit", "by_length", "filled_length", "pack", "padding_share"]
 
 IGNORED = -100
 """The label of a token that the loss leaves out (torch's own default)."""
@@ -121,8 +121,20 @@ def by_length(lengths: Sequence[int], batch: int) -> list[list[int]]:
     return [order[start : start + batch] for start in range(0, len(order), batch)]
 
 
+def filled_length(n_tokens: int) -> int:
+    """Return the tokens that a row of so many is filled up to.
+
+    A multiple of 8, and at most 16 lengths from a power of two to the next: what a library makes
+    for one length, such as compiled matrix products, serves again, and memory does not grow with
+    every length that the data has.
+    """
+    power = 1 << (n_tokens - 1).bit_length()  # the first that is no less
+    step = max(8, power // 32)
+    return -(-n_tokens // step) * step
+
+
 def padding_share(batches: Iterable[Sequence[int]]) -> float:
-    """Return the share of tokens that only fill up rows to the longest of their batch, 0 to 1.
+    """Return the share of tokens that only fill up the rows of their batch, 0 to 1.
 
     Args:
         batches: for each batch the tokens of its rows.
@@ -130,5 +142,5 @@ def padding_share(batches: Iterable[Sequence[int]]) -> float:
     n_tokens = n_filled = 0
     for lengths in batches:
         n_tokens += sum(lengths)
-        n_filled += len(lengths) * max(lengths, default=0)
+        n_filled += len(lengths) * filled_length(max(lengths, default=0))
     return 1 - n_tokens / n_filled if n_filled else 0.0

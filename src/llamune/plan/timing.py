@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from llamune.data import filled_length
 from llamune.plan.full import trained_parameters
 from llamune.plan.machines import Machine
 from llamune.plan.settings import Settings, lora_parameters
@@ -134,7 +135,13 @@ class TimePlan:
 
 
 def padded_tokens(
-    lengths: Sequence[int], *, steps: int, batch: int, micro_batch: int, max_length: int
+    lengths: Sequence[int],
+    *,
+    steps: int,
+    batch: int,
+    micro_batch: int,
+    max_length: int,
+    packing: bool = False,
 ) -> int:
     """Return the tokens of all steps, padding included, as `train` will lay them out.
 
@@ -144,20 +151,21 @@ def padded_tokens(
         batch: records a step.
         micro_batch: records that go through the model at once.
         max_length: longer records are cut.
+        packing: records stand end to end in rows, whose filling, some 2 %, is left out.
     """
     sizes = np.minimum(np.asarray(lengths), max_length)
+    if packing:
+        return int(steps * batch * sizes.mean())
     random = np.random.default_rng(0)
     n_passes = math.ceil(min(steps, 50 * WINDOW) * batch / len(sizes))
     stream = np.concatenate([random.permutation(sizes) for _ in range(n_passes)])
-    rows = []
+    rows: list[int] = []
     for start in range(0, len(stream), WINDOW * batch):
         part = np.sort(stream[start : start + WINDOW * batch])
         part = part[: len(part) // micro_batch * micro_batch]
-        rows.append(part.reshape(-1, micro_batch).max(axis=1, initial=0) * micro_batch)
-    padded = np.concatenate(rows)
-    if not len(padded):
-        return int(steps * batch * sizes.max())
-    return int(padded.mean() / micro_batch * steps * batch)
+        rows.extend(part.reshape(-1, micro_batch).max(axis=1, initial=0).tolist())
+    filled = [filled_length(longest) for longest in rows or [int(sizes.max())]]
+    return int(sum(filled) / len(filled) * steps * batch)
 
 
 def training_time(shape: Shape, settings: Settings, work: Work, speed: Speed) -> TimePlan:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from llamune.arch import Family
+from llamune.data import filled_length
 from llamune.gguf import ModelFile
 from llamune.plan.calibration import experience, known_compute
 from llamune.plan.machines import Machine, detect
@@ -182,7 +183,7 @@ def settings_of(
         compiled: whether decoder layers are compiled.
     """
     chosen = compute_type if recipe.compute_type == "auto" else recipe.compute_type
-    packed_length = recipe.micro_batch * length if recipe.packing else length
+    row = recipe.micro_batch * length if recipe.packing else length
     return Settings(
         method=recipe.method,
         dense=recipe.dense,
@@ -194,7 +195,7 @@ def settings_of(
         ranks=dict(recipe.ranks),
         targets=recipe.targets,
         micro_batch=1 if recipe.packing else recipe.micro_batch,
-        length=packed_length,
+        length=filled_length(row),
         trained_share=trained_share,
         recompute=recipe.recompute,
         dropout=recipe.dropout > 0,
@@ -249,6 +250,7 @@ def plan_training(
             batch=recipe.batch,
             micro_batch=recipe.micro_batch,
             max_length=recipe.max_length,
+            packing=recipe.packing,
         ),
         mean_length=min(total / len(lengths), recipe.max_length),
         micro_batches=recipe.steps * math.ceil(recipe.batch / recipe.micro_batch),

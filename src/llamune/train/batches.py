@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from llamune.data import IGNORED, best_fit
+from llamune.data import IGNORED, best_fit, filled_length
 from llamune.train.errors import TrainError
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def largest_micro_batch(
 
     def n_tokens(part: list[int]) -> int:
         sizes = [lengths[i] for i in part]
-        return sum(sizes) if packing else len(sizes) * max(sizes)
+        return filled_length(sum(sizes)) if packing else len(sizes) * filled_length(max(sizes))
 
     micro_batches = [list(part) for step in order for part in step]
     return max(micro_batches, key=lambda part: (n_tokens(part), part))
@@ -151,11 +151,12 @@ def largest_micro_batch(
 class Collator:
     """Makes a micro-batch of tensors from records.
 
-    Without packing, rows are filled up on the right. Attention is causal, so no token sees the
-    filling, and its labels are not counted: no mask and no special pad token are needed.
+    Rows are filled up on the right to one of few lengths (`data.filled_length`). Attention is
+    causal, so no token sees the filling, and its labels are not counted: no mask and no special
+    pad token are needed.
 
     With packing, the records stand end to end in one row; positions start anew with each, and
-    that is what attention goes by to keep them apart.
+    with the filling, and that is what attention goes by to keep them apart.
     """
 
     packing: bool = False
@@ -166,10 +167,10 @@ class Collator:
         return self.packed(records) if self.packing else self.filled(records)
 
     def filled(self, records: Sequence[Example]) -> dict[str, Any]:
-        """Return one row a record, filled up to the longest."""
+        """Return one row a record."""
         import torch
 
-        longest = max(len(record.ids) for record in records)
+        longest = filled_length(max(len(record.ids) for record in records))
         ids = torch.full((len(records), longest), self.filling_id, dtype=torch.long)
         labels = torch.full((len(records), longest), IGNORED, dtype=torch.long)
         for row, record in enumerate(records):
@@ -181,10 +182,15 @@ class Collator:
         """Return all records in one row."""
         import torch
 
+        lengths = [len(record.ids) for record in records]
+        n_filling = filled_length(sum(lengths)) - sum(lengths)
+        ids = [torch.tensor(record.ids) for record in records]
+        labels = [labels_of(record) for record in records]
+        positions = [torch.arange(length) for length in (*lengths, n_filling)]
         return {
-            "input_ids": torch.cat([torch.tensor(record.ids) for record in records])[None],
-            "labels": torch.cat([labels_of(record) for record in records])[None],
-            "position_ids": torch.cat([torch.arange(len(record.ids)) for record in records])[None],
+            "input_ids": torch.cat([*ids, torch.full((n_filling,), self.filling_id)])[None],
+            "labels": torch.cat([*labels, torch.full((n_filling,), IGNORED)])[None],
+            "position_ids": torch.cat(positions)[None],
         }
 
 
