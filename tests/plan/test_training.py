@@ -35,7 +35,7 @@ from llamune.plan import (
     verdict,
 )
 from llamune.plan.memory import LOGITS_CHUNK_BYTES
-from llamune.plan.timing import calibrated_speed, padded_tokens
+from llamune.plan.timing import calibrated_speed, padded_tokens, utilisation
 from llamune.runs import Line, StepSpeed
 
 GEMMA2_9B = Shape(
@@ -182,6 +182,14 @@ def test_the_claim_of_six_hours_is_checked_by_the_cost_model() -> None:
     work = Work(steps=1, tokens=3_840_000, mean_length=128)
     plan = training_time(GEMMA2_9B, Settings(compiled=False), work, speed)
     assert plan.low / 3600 < 9.5 < plan.high / 3600
+
+
+def test_few_tokens_at_once_are_forecast_to_train_slower() -> None:
+    reached = [
+        utilisation("cpu", 135_000_000, tokens_at_once=tokens) for tokens in (128, 512, 2048)
+    ]
+    assert reached == sorted(reached)
+    assert all(0 < low < high < 1 for low, high in reached)
 
 
 def test_the_interval_narrows_with_what_is_known() -> None:

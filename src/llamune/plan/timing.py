@@ -28,7 +28,10 @@ __all__ = [
 ]
 
 # share of the speed of plain matrix products that a training step reaches, low and high
-UTILISATION = {"cpu": (0.40, 0.65), "mps": (0.25, 0.45), "cuda": (0.20, 0.50)}
+UTILISATION = {"cpu": (0.45, 0.70), "mps": (0.25, 0.45), "cuda": (0.20, 0.50)}
+# tokens in whose time a pass through the model starts its layers and unpacks their weights; these
+# two hold the measured steps of `benchmarks/plan.py`, 128 to 2,048 tokens at once
+STARTING_TOKENS = {"cpu": (400, 150)}
 SMALL_PARAMETERS = 500_000_000  # below, a GPU waits for its launches
 SMALL_UTILISATION = (0.05, 0.15)
 UNMEASURED_CPU_FLOPS_PER_CYCLE = {"avx512f": 32, "avx2": 16, "asimd": 8}  # f32, a core, sustained
@@ -268,22 +271,27 @@ def trained_numbers(shape: Shape, settings: Settings) -> int:
     return trained_parameters(shape, settings)
 
 
-def utilisation(kind: str, n_parameters: int) -> tuple[float, float]:
+def utilisation(
+    kind: str, n_parameters: int, *, tokens_at_once: float = math.inf
+) -> tuple[float, float]:
     """Return the share of a device's peak that training reaches, low and high.
 
     Args:
         kind: `cpu`, `mps` or `cuda`.
         n_parameters: of the model.
+        tokens_at_once: of a micro-batch.
     """
     if kind != "cpu" and n_parameters < SMALL_PARAMETERS:
         return SMALL_UTILISATION
-    return UTILISATION[kind]
+    (low, high), starting = UTILISATION[kind], STARTING_TOKENS.get(kind, (0, 0))
+    return low / (1 + starting[0] / tokens_at_once), high / (1 + starting[1] / tokens_at_once)
 
 
 def speed_of(
     machine: Machine,
     *,
     n_parameters: int,
+    tokens_at_once: float = math.inf,
     gflops: float | None = None,
     measured: Sequence[float] = (),
     calibrated: Speed | None = None,
@@ -293,6 +301,7 @@ def speed_of(
     Args:
         machine: the machine.
         n_parameters: of the model.
+        tokens_at_once: of a micro-batch.
         gflops: what a timed trial of matrix products reached, 10^9 operations a second.
         measured: what past runs with this model reached, 10^9 operations a second.
         calibrated: what real steps of this model's blocks tell (`calibrated_speed`).
@@ -307,7 +316,7 @@ def speed_of(
         )
     if calibrated is not None:
         return calibrated
-    low, high = utilisation(machine.device, n_parameters)
+    low, high = utilisation(machine.device, n_parameters, tokens_at_once=tokens_at_once)
     if gflops:
         source = f"timed trial, {gflops:,.0f} GFLOP/s, {low:.0%} to {high:.0%} of it reached"
         return Speed(low=gflops * low, high=gflops * high, source=source)

@@ -305,6 +305,7 @@ def plan_settings(
     speed = speed_of(
         place,
         n_parameters=shape.n_parameters,
+        tokens_at_once=work.tokens / work.micro_batches if work.micro_batches else settings.tokens,
         gflops=gflops,
         measured=known.gflops if known else (),
         calibrated=calibrated_speed(shape, settings, work, steps) if steps else None,
