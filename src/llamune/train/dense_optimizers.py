@@ -69,11 +69,14 @@ class RoundedAtRandom(torch.optim.Optimizer):
         key: tuple[int, ...],
     ) -> None:
         parameters = [parameter for parameter, _ in groups]
-        self.seen = [nn.Parameter(torch.empty(0, device=one.device)) for one in parameters]
-        self.own = [
-            make([{"params": [seen], "weight_decay": decay}])
-            for seen, (_, decay) in zip(self.seen, groups, strict=True)
-        ]
+        self.seen: list[nn.Parameter] = []
+        self.own: list[torch.optim.Optimizer] = []
+        for parameter, decay in groups:
+            # some optimizers make their state at once, of the weight's shape
+            seen = nn.Parameter(torch.empty_like(part_of(parameter), dtype=torch.float32))
+            self.own.append(make([{"params": [seen], "weight_decay": decay}]))
+            seen.data = seen.data.new_empty(0)
+            self.seen.append(seen)
         self.key = key
         self.n_steps = 0
         super().__init__(parameters, {"lr": self.own[0].param_groups[0]["lr"]})
