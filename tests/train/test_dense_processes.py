@@ -19,7 +19,7 @@ PROGRAM = """
 import os, signal, sys
 from pathlib import Path
 from llamune.runs import Run
-from llamune.train import StepDone
+from llamune.train import StepDone, Team
 from tests.train import dense_tiny
 run = Run.find(sys.argv[1])
 how = sys.argv[3] if len(sys.argv) > 3 else "whole"
@@ -27,6 +27,7 @@ def interrupt(event):
     if how == "stop" and isinstance(event, StepDone) and event.step == 2:
         os.kill(os.getpid(), signal.SIGINT)
 dense_tiny.go(Path(sys.argv[2]), run.recipe, run, on_event=interrupt, resume=how == "resume")
+Team.of_environment().part()  # else the group's threads may outlive the interpreter
 """
 
 

@@ -18,11 +18,12 @@ from tests.train import tiny
 PROGRAM = """
 import sys
 from llamune.runs import Run
-from llamune.train import train
+from llamune.train import Team, train
 from tests.train import tiny
 run = Run.find(sys.argv[1])
 train(tiny.adapted(run.recipe), tiny.records(), tiny.records(8, seed=5), recipe=run.recipe,
       run=run, layers=tiny.MODULES, resume=len(sys.argv) > 2)
+Team.of_environment().part()  # else the group's threads may outlive the interpreter
 """
 
 
