@@ -69,15 +69,16 @@ def ways(part: Figures) -> str:
         name = mean["way"]
         model = "wide starter" if mean["model"].startswith("wide") else "starter"
         weights, optimizer = weights_and_optimizer(name)
+        beside = against.get(name)  # dense training may be left out
         rows.append((
             f"{model}, {weights}",
             optimizer,
             f"{mean['rate']:g}",
             plus_minus(mean["loss_after"], "{:.3f}"),
-            f"{100 * (against[name]['loss'] - 1):+.1f} %",
+            "–" if beside is None else f"{100 * (beside['loss'] - 1):+.1f} %",
             noise(mean),
             f"{mean['step_seconds']['mean']:.2f} s",
-            f"{against[name]['step_seconds']:.2f} ×",
+            "–" if beside is None else f"{beside['step_seconds']:.2f} ×",
             f"{mean['peak_bytes']['mean'] / 1e9:.2f} GB",
         ))  # fmt: skip
     headings = (
