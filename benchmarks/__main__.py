@@ -44,6 +44,8 @@ def main() -> None:
         print("\n".join(comparisons()))
         return
     # stopped from outside, it must still take away what its scripts have on disk: up to 28 GB
+    # (scripts are told by SIGINT, which a shell has ignored for what it starts in the background)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     failed = [name for name in names if not run(name, options)]
     if failed:
