@@ -22,7 +22,8 @@ QUICK: dict[str, Any] = {"steps": 6, "evaluations": 2, "learning_rate": 5e-3, "r
 def test_dora_is_trained_merged_proven_and_published(
     tiny_base: Path, examples: Path, tmp_path: Path
 ) -> None:
-    run = tune(str(tiny_base), data=examples, name="colours", method="dora", **QUICK)
+    choices = {**QUICK, "compute_type": "float32"}  # in bfloat16 the losses are 3e-3 apart
+    run = tune(str(tiny_base), data=examples, name="colours", method="dora", **choices)
     record = run.record
     assert record.state == "done"
     assert record.proof is not None
