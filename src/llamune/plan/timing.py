@@ -29,8 +29,8 @@ __all__ = [
 
 # share of the speed of plain matrix products that a training step reaches, low and high
 UTILISATION = {"cpu": (0.45, 0.70), "mps": (0.25, 0.45), "cuda": (0.20, 0.50)}
-# tokens in whose time a pass through the model starts its layers and unpacks their weights; these
-# two hold the measured steps of `benchmarks/plan.py`, 128 to 2,048 tokens at once
+# tokens in whose time a pass through the model starts its layers and unpacks their weights: most
+# LoRA steps that `benchmarks/plan.py` measures on 100 million parameters lie between the two
 STARTING_TOKENS = {"cpu": (400, 150)}
 SMALL_PARAMETERS = 500_000_000  # below, a GPU waits for its launches
 SMALL_UTILISATION = (0.05, 0.15)

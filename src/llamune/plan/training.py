@@ -236,6 +236,9 @@ def plan_training(
     place = machine or detect()
     longest = min(max(lengths), recipe.max_length)
     total = sum(lengths)
+    mean_length = min(total / len(lengths), recipe.max_length)
+    # packed rows are as long as a whole micro-batch, and hold as many records as fit
+    at_once = recipe.micro_batch * (recipe.max_length / mean_length if recipe.packing else 1)
     settings = settings_of(
         recipe,
         length=longest,
@@ -252,8 +255,8 @@ def plan_training(
             max_length=recipe.max_length,
             packing=recipe.packing,
         ),
-        mean_length=min(total / len(lengths), recipe.max_length),
-        micro_batches=recipe.steps * math.ceil(recipe.batch / recipe.micro_batch),
+        mean_length=mean_length,
+        micro_batches=recipe.steps * math.ceil(recipe.batch / at_once),
         validation_tokens=sum(min(length, recipe.max_length) for length in validation_lengths),
         evaluations=recipe.evaluations,
         tokens_read=total + sum(validation_lengths),
