@@ -90,11 +90,8 @@ class Prepared:
 
     @property
     def padding(self) -> float:
-        """The share of computed tokens that only fill up rows to the longest of their batch."""
-        recipe = self.recipe
-        if recipe.packing:
-            return 0.0
-        lengths = self.training.lengths
+        """The share of computed tokens that only fill up rows."""
+        recipe, lengths = self.recipe, self.training.lengths
         order = batch_order(
             lengths,
             steps=recipe.steps,
@@ -102,8 +99,10 @@ class Prepared:
             micro_batch=recipe.micro_batch,
             n_processes=1,
             seed=recipe.seed,
+            row_tokens=recipe.row_tokens,
         )
-        return padding_share([[lengths[i] for i in part] for step in order for part in step])
+        rows = [[lengths[i] for i in part] for step in order for part in step]
+        return padding_share([[sum(row)] for row in rows] if recipe.packing else rows)
 
 
 @contextmanager

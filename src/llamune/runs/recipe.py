@@ -219,6 +219,11 @@ class Recipe(BaseModel):
         """Whether the weights themselves are trained in their blocks."""
         return self.method == "full" and not self.dense
 
+    @property
+    def row_tokens(self) -> int | None:
+        """The tokens that a row of records end to end may hold; None where each has its own."""
+        return self.micro_batch * self.max_length if self.packing else None
+
     def scale_of(self, rank: int) -> float:
         """Return the factor on B·A of a module of this rank."""
         return self.alpha / (rank**0.5 if self.rslora else rank)

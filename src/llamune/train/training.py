@@ -169,7 +169,7 @@ def prepare(
         micro_batch=recipe.micro_batch,
         n_processes=settings.world_size,
         seed=recipe.seed,
-        row_tokens=recipe.micro_batch * recipe.max_length if recipe.packing else None,
+        row_tokens=recipe.row_tokens,
     )
     settings.gradient_accumulation_steps = len(order[0]) // settings.world_size
     leader = settings.process_index == 0
